@@ -1,0 +1,1 @@
+"""From documents to blocks of tokens: readers, segmenters, annotation, token store, packed view."""

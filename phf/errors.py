@@ -1,0 +1,13 @@
+"""Errors that a user can act on: one line that says what is wrong, where, and what to do."""
+
+
+class PhfError(Exception):
+    """Something failed for a reason that the user can act on; the command line exits with 1."""
+
+    exit_code = 1
+
+
+class ConfigError(PhfError):
+    """The command line or the configuration is wrong; the command line exits with 2."""
+
+    exit_code = 2

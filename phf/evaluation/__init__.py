@@ -1,0 +1,1 @@
+"""How often a model misbehaves: generation, scenarios, metrics, report."""

@@ -1,0 +1,1 @@
+"""Loading a causal language model, giving it control tokens, exporting it."""

@@ -1,0 +1,1 @@
+"""The pretraining run: trainer, schedule, checkpoints, logs."""

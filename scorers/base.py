@@ -1,0 +1,109 @@
+"""The contract of a scorer: segments of documents in, a score and optional spans for each out.
+
+A score is a number, 0 or more, and higher is worse; `None` says that the scorer cannot tell. A scorer
+imports nothing of the framework and can be used without it:
+
+    from scorers import load_scorer
+    load_scorer("pep8").score([["x=1\\n", "y = 2\\n"]])
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class ScorerError(Exception):
+    """A scorer cannot be found, built or used; the message is one line that says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a segment that caused its score.
+
+    Attributes:
+        start: First character, counted from the start of the segment.
+        end: One past the last character; `end >= start`.
+        label: What was found, for example `E225` or `EMAIL_ADDRESS`.
+    """
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a scorer says of one segment.
+
+    Attributes:
+        value: 0 or more, higher is worse; `None` if the scorer cannot say.
+        spans: Where the score comes from, if the scorer knows.
+    """
+
+    value: float | None
+    spans: tuple[Span, ...] = ()
+
+
+class Scorer(ABC):
+    """Scores the segments of documents.
+
+    A subclass is built from keyword options (plain numbers, strings, booleans and lists: they are
+    written to manifests), must be picklable or cheap to build in another process, and sets:
+
+    Attributes:
+        name: Short and stable; names the column of scores.
+        version: Raised whenever the same text may get another score.
+        measures: What a score means, in a few words, with its unit.
+        range: Smallest and largest possible score; `inf` where there is no bound.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    measures: ClassVar[str]
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    @abstractmethod
+    def score(self, documents: Sequence[Sequence[str]]) -> list[list[Score]]:
+        """Scores a batch of documents.
+
+        Args:
+            documents: For each document its segments, in order; joined, they are its text.
+
+        Returns:
+            For each document one `Score` for each of its segments, in order.
+        """
+
+    def settings(self) -> Mapping[str, Any]:
+        """What besides name and version decides a score: options, and versions of libraries and models."""
+        return {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two scorers exactly if they give every text the same score."""
+        identity = [self.name, self.version, dict(self.settings())]
+        text = json.dumps(identity, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class SegmentScorer(Scorer):
+    """A scorer that needs no more than the segment itself: the usual case, and the simpler contract."""
+
+    @abstractmethod
+    def score_segments(self, segments: Sequence[str]) -> list[Score]:
+        """Scores a batch of segments, each on its own.
+
+        Args:
+            segments: The segments of many documents, one after the other.
+
+        Returns:
+            One `Score` for each segment, in order.
+        """
+
+    def score(self, documents: Sequence[Sequence[str]]) -> list[list[Score]]:
+        scores = iter(self.score_segments([segment for document in documents for segment in document]))
+        return [[next(scores) for _ in document] for document in documents]
