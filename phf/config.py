@@ -42,7 +42,7 @@ class DocumentsConfig:
     limit: int | None = None
     """Read this many documents of each shard at the most; all if null."""
     max_bad_rows: int | None = None
-    """Stop once more rows than this cannot be read or scored; null never stops. They are always listed in a side file."""
+    """Stop once more rows than this cannot be read or scored; null never stops. A side file lists them."""
 
 
 @dataclass

@@ -1,10 +1,10 @@
-"""The contract of a scorer: segments of documents in, a score and optional spans for each out.
+r"""The contract of a scorer: segments of documents in, a score and optional spans for each out.
 
 A score is a number, 0 or more, and higher is worse; `None` says that the scorer cannot tell. A scorer
 imports nothing of the framework and can be used without it:
 
     from scorers import load_scorer
-    load_scorer("pep8").score([["x=1\\n", "y = 2\\n"]])
+    load_scorer("pep8").score([["x=1\n", "y = 2\n"]])
 """
 
 from __future__ import annotations
