@@ -1,0 +1,7 @@
+"""`python -m phf`."""
+
+import sys
+
+from phf.cli import main
+
+sys.exit(main())

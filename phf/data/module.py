@@ -1,0 +1,145 @@
+"""Batches for training: which blocks make which optimizer step, on which process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from phf.data.packed import Kind, PackedView
+
+if TYPE_CHECKING:
+    from objectives import Batch
+
+
+class StepBlocks(Sampler[list[int]]):
+    """Indices of the blocks of each micro-batch, without end.
+
+    Step s is made of blocks [s * batch, (s + 1) * batch) of the endless sequence of blocks, whatever the
+    number of processes; each process takes every `world_size`-th micro-batch of them.
+    """
+
+    def __init__(self, first_block: int, batch: int, micro_batch: int, rank: int, world_size: int):
+        self.first_block = first_block
+        self.batch = batch
+        self.micro_batch = micro_batch
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = self.first_block
+        while True:
+            for micro in range(self.rank, self.batch // self.micro_batch, self.world_size):
+                first = start + micro * self.micro_batch
+                yield list(range(first, first + self.micro_batch))
+            start += self.batch
+
+
+class TrainingBlocks(Dataset["Batch"]):
+    """The endless sequence of blocks of a packed view, a micro-batch at a time."""
+
+    def __init__(self, view: PackedView, first_block: int, batch: int):
+        self.view = view
+        self.first_block = first_block
+        self.batch = batch
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        places = [self.view.locate(index) for index in indices]
+        step = (indices[0] - self.first_block) // self.batch
+        start = self.first_block + step * self.batch
+        counts = (self.view.num_valid(*self.view.locate(i)) for i in range(start, start + self.batch))
+        return collate(self.view, places, count_tags=True, step_tokens=float(sum(counts)))
+
+
+class HeldoutBlocks(Dataset["Batch"]):
+    """The first blocks of held-out text, in order; control tokens are given but not counted."""
+
+    def __init__(self, view: PackedView, num_blocks: int):
+        self.view = view
+        self.num_blocks = min(num_blocks, view.num_blocks(0))
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return collate(self.view, [(0, index) for index in indices], count_tags=False, step_tokens=1.0)
+
+
+def collate(
+    view: PackedView, places: Sequence[tuple[int, int]], *, count_tags: bool, step_tokens: float
+) -> Batch:
+    """The blocks at (epoch, block) as one batch, see `objectives.base`."""
+    blocks = [view.block(epoch, index) for epoch, index in places]
+    kind = np.stack([block.kind[1:] for block in blocks])
+    mask = kind != Kind.PAD
+    if not count_tags:
+        mask &= kind != Kind.TAG
+    return {
+        "tokens": torch.from_numpy(np.stack([block.tokens for block in blocks])),
+        "scores": torch.from_numpy(np.stack([block.scores for block in blocks])),
+        "mask": torch.from_numpy(mask),
+        "step_tokens": step_tokens,
+    }
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+class Blocks(L.LightningDataModule):
+    """Training and held-out blocks; it keeps no state: the trainer's step says where the data goes on.
+
+    Args:
+        train: The view that the model is trained on.
+        heldout: The view of the held-out documents; `None` if there are none.
+        batch: Blocks in an optimizer step, over all processes.
+        micro_batch: Blocks in a forward pass of one process.
+        first_block: Where the run starts in the sequence of blocks.
+        heldout_blocks: Blocks of each held-out measurement.
+        num_workers: Loading processes for each training process.
+    """
+
+    def __init__(
+        self,
+        train: PackedView,
+        heldout: PackedView | None,
+        *,
+        batch: int,
+        micro_batch: int,
+        first_block: int,
+        heldout_blocks: int,
+        num_workers: int,
+    ):
+        super().__init__()
+        self.train = train
+        self.heldout = heldout
+        self.batch = batch
+        self.micro_batch = micro_batch
+        self.first_block = first_block
+        self.heldout_blocks = heldout_blocks
+        self.num_workers = num_workers
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        start = self.first_block + self.trainer.global_step * self.batch
+        sampler = StepBlocks(
+            start, self.batch, self.micro_batch, self.trainer.global_rank, self.trainer.world_size
+        )
+        return DataLoader(
+            TrainingBlocks(self.train, start, self.batch),
+            batch_sampler=sampler,
+            collate_fn=_as_is,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        if self.heldout is None:
+            return []
+        assert self.trainer is not None
+        dataset = HeldoutBlocks(self.heldout, self.heldout_blocks)
+        mine = range(self.trainer.global_rank, dataset.num_blocks, self.trainer.world_size)
+        batches = [list(mine[i : i + self.micro_batch]) for i in range(0, len(mine), self.micro_batch)]
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_is)

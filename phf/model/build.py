@@ -1,0 +1,127 @@
+"""A causal language model to train: from random weights or from a checkpoint, with control tokens."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from phf.config import ModelConfig
+from phf.errors import ConfigError, PhfError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """Builds or loads the model of a run, in float32.
+
+    Args:
+        config: What to build, or where to start from.
+        tokenizer: The store's tokenizer, without control tokens.
+        seed: Decides random weights.
+
+    Raises:
+        ConfigError: The architecture or a field of its configuration does not exist.
+        PhfError: The checkpoint cannot be loaded, or does not fit the tokenizer or the context.
+    """
+    torch.manual_seed(seed)
+    model = _from_checkpoint(config.start_from) if config.start_from else _from_random(config, tokenizer)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if vocabulary < len(tokenizer):
+        raise PhfError(
+            f"{config.start_from} has {vocabulary} tokens, and the store's tokenizer {len(tokenizer)}: "
+            "tokenize the documents with the model's own tokenizer"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and positions < config.context_length:
+        raise ConfigError(
+            f"model.context_length is {config.context_length}, and the model has {positions} positions"
+        )
+    return model
+
+
+@torch.no_grad()
+def add_control_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...], seed: int
+) -> list[int]:
+    """Adds control tokens to a tokenizer and a model; those they already have are left alone.
+
+    A new token's input and output embedding is the mean of the old ones plus 0.01 N(0, 1), as in the paper.
+
+    Returns:
+        The id of each token.
+    """
+    num_old = len(tokenizer)
+    tokenizer.add_tokens(list(tokens), special_tokens=True)
+    if len(tokenizer) > num_old:
+        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            # `mean_resizing` would draw the new rows from the covariance of the old ones.
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        generator = torch.Generator().manual_seed(seed)
+        weights = [model.get_input_embeddings().weight]
+        if (output := model.get_output_embeddings().weight) is not weights[0]:
+            weights.append(output)
+        for weight in weights:
+            shape = (len(tokenizer) - num_old, weight.shape[1])
+            noise = torch.randn(shape, generator=generator).to(weight)
+            weight[num_old : len(tokenizer)] = weight[:num_old].mean(0) + 0.01 * noise
+    return list(tokenizer.convert_tokens_to_ids(list(tokens)))
+
+
+def can_compile() -> bool:
+    """Whether torch.compile can work here: on a GPU by Triton, on a CPU by a C++ compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    if torch.cuda.is_available():
+        return True
+    try:
+        return bool(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return False
+
+
+def _from_checkpoint(start_from: str) -> PreTrainedModel:
+    folder = Path(start_from)
+    if (folder / "model" / "config.json").is_file():  # a run folder
+        start_from = str(folder / "model")
+    try:
+        return AutoModelForCausalLM.from_pretrained(start_from, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise PhfError(
+            f"model.start_from: cannot load a causal language model from {start_from}: {reason}"
+        ) from error
+
+
+def _from_random(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    try:
+        defaults = AutoConfig.for_model(config.architecture)
+    except ValueError as error:
+        raise ConfigError(
+            f"model.architecture: transformers has no model type {config.architecture!r}"
+        ) from error
+    for key in config.config:
+        if not hasattr(defaults, key):
+            nearest = difflib.get_close_matches(key, defaults.to_dict(), n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ConfigError(f"model.config: {config.architecture} has no field {key!r}{hint}")
+    fields = {
+        "max_position_embeddings": config.context_length,
+        **config.config,
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": None,
+    }
+    try:
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(config.architecture, **fields), dtype=torch.float32
+        )
+    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"model.config: {config.architecture} cannot be built: {reason}") from error

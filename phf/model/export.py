@@ -1,0 +1,98 @@
+"""Exporting a trained model as a folder that `transformers` loads by itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import GenerationConfig, PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+FACTS_FILE = "phf.json"
+"""What the framework knows of a model: objective, control tokens, threshold, scorer, corpus."""
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [pretraining-with-human-feedback]
+---
+# {name}
+
+A {architecture} language model of {parameters:,} parameters, trained on {tokens:,} tokens with the objective
+`{objective}` of *Pretraining Language Models with Human Preferences* (Korbak et al. 2023, arXiv 2302.08582).
+Preference: `{scorer}` ({measures}), lower is better{threshold}.
+
+```python
+from transformers import pipeline
+
+generator = pipeline("text-generation", model="{folder}")
+print(generator("{prompt}", max_new_tokens=64, do_sample=True)[0]["generated_text"])
+```
+{control}
+Files: weights and configuration, tokenizer, `generation_config.json`, and `{facts_file}`, which keeps the settings above.
+"""
+
+_CONTROL = """
+Ask for good text with `{good}`, as above; `{bad}` asks for the opposite, and no tag for text as in the corpus.
+The generation settings keep the model from writing either of them itself.
+"""
+
+
+def export_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, facts: Mapping[str, Any], folder: Path
+) -> Path:
+    """Writes weights, tokenizer, generation settings, model card and `phf.json`.
+
+    Control tokens are banned in the generation settings, so that a plain `generate` never emits one. The
+    folder appears under its name only when it is complete.
+
+    Args:
+        model: The language model.
+        tokenizer: Its tokenizer, with the control tokens if there are any.
+        facts: Contents of `phf.json`.
+        folder: Where to; an older export is replaced.
+
+    Returns:
+        The folder.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    tags = [tag for tag in (facts["good_tag"], facts["bad_tag"]) if tag]
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+        suppress_tokens=tokenizer.convert_tokens_to_ids(tags) if tags else None,
+    )
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    (temporary / "README.md").write_text(_card(model, facts, folder))
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    return folder
+
+
+def _card(model: PreTrainedModel, facts: Mapping[str, Any], folder: Path) -> str:
+    threshold = facts["threshold"]
+    good, bad = facts["good_tag"], facts["bad_tag"]
+    return _CARD.format(
+        name=folder.parent.name if folder.name == "model" else folder.name,
+        architecture=model.config.model_type,
+        parameters=model.num_parameters(),
+        tokens=facts["tokens"],
+        objective=facts["objective"],
+        scorer=facts["scorer"]["name"],
+        measures=facts["scorer"]["measures"],
+        threshold="" if threshold is None else f"; good means at most {threshold:g}",
+        folder=folder.name,
+        prompt=(facts["eos_token"] + (good or "")),
+        control=_CONTROL.format(good=good, bad=bad) if good else "",
+        facts_file=FACTS_FILE,
+    )

@@ -1,0 +1,203 @@
+"""What a run writes down while it trains: metrics to files, progress to the terminal."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from objectives import Objective
+from phf.errors import PhfError
+
+log = logging.getLogger("phf")
+
+
+class MetricsFile(Logger):
+    """Appends to `metrics.csv`: one row (step, tokens, name, value) a metric.
+
+    A run that resumes goes on after the last row of the step it resumes from.
+    """
+
+    def __init__(self, path: Path, tokens_per_step: int, tokens_before: int):
+        super().__init__()
+        self.path = path
+        self.tokens_per_step = tokens_per_step
+        self.tokens_before = tokens_before
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        return None
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        pass  # the run folder's config.yaml has them
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert step is not None
+        tokens = self.tokens_before + step * self.tokens_per_step
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["step", "tokens", "name", "value"])
+            writer.writerows([step, tokens, name, repr(float(value))] for name, value in metrics.items())
+
+    @rank_zero_only
+    def resume_from(self, step: int) -> None:
+        """Forgets what was measured after `step`: it will be measured again."""
+        if not self.path.exists():
+            return
+        header, *rows = self.path.read_text().splitlines(keepends=True)
+        # The last line may have been cut by the end of the process that wrote it.
+        kept = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(header + "".join(kept))
+        temporary.replace(self.path)
+
+
+def log_metrics(trainer: L.Trainer, metrics: dict[str, float]) -> None:
+    """Writes metrics of the current step to every logger of the run."""
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, step=trainer.global_step)
+
+
+class Metrics(L.Callback):
+    """Loss, gradient norm, learning rate and speed every few steps; held-out loss when it is measured.
+
+    A loss or gradient that is not finite ends the run; it is looked at when it is logged, which is when it
+    has to be brought from the device anyway.
+    """
+
+    def __init__(self, every: int, tokens_per_step: int, total_steps: int):
+        self.every = every
+        self.tokens_per_step = tokens_per_step
+        self.total_steps = total_steps
+        self.sums = torch.zeros(2)
+        self.steps = 0
+        self.seconds_paused = 0.0
+        self.bar: Progress | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.since = time.perf_counter()
+        console = Console(stderr=True)
+        if trainer.is_global_zero and console.is_terminal:
+            columns = (
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=console)
+            self.bar.add_task("training", total=self.total_steps, completed=trainer.global_step)
+            self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        assert isinstance(pl_module, Objective)
+        self.sums = self.sums.to(pl_module.device) + pl_module.step_sums
+        pl_module.step_sums = torch.zeros_like(pl_module.step_sums)
+        self.steps += 1
+        if trainer.global_step % self.every and trainer.global_step != self.total_steps:
+            return
+        sums = trainer.strategy.reduce(self.sums, reduce_op="sum")
+        loss, nll = (sums / self.steps).tolist()
+        now = time.perf_counter()
+        metrics = {
+            "train/loss": loss,
+            "train/nll": nll,
+            "train/gradient_norm": float(pl_module.gradient_norm),
+            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/tokens_per_second": self.steps
+            * self.tokens_per_step
+            / (now - self.since - self.seconds_paused),
+        }
+        log_metrics(trainer, metrics)
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise PhfError(
+                f"step {trainer.global_step}: {bad[0]} is {metrics[bad[0]]}; the last checkpoint is kept. "
+                "Try a lower train.learning_rate or a longer train.warmup"
+            )
+        self._show(trainer, metrics)
+        self.sums, self.steps = torch.zeros_like(self.sums), 0
+        self.since, self.seconds_paused = now, 0.0
+
+    def _show(self, trainer: L.Trainer, metrics: dict[str, float]) -> None:
+        line = (
+            f"step {trainer.global_step}/{self.total_steps}  loss {metrics['train/loss']:.4f}  "
+            f"{metrics['train/tokens_per_second']:,.0f} tokens/s"
+        )
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=trainer.global_step, description=line)
+        elif trainer.is_global_zero:
+            left = (self.total_steps - trainer.global_step) * self.tokens_per_step
+            log.info("%s  %.0f s left", line, left / metrics["train/tokens_per_second"])
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.pause = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Objective)
+        sums = trainer.strategy.reduce(pl_module.heldout_sums, reduce_op="sum").cpu()
+        metrics = {
+            f"heldout/{name}": float(nll / tokens)
+            for name, (nll, tokens) in zip(
+                ("loss", "aligned", "misaligned"), (sums.sum(0), sums[0], sums[1]), strict=True
+            )
+            if tokens > 0
+        }
+        log_metrics(trainer, metrics)
+        if trainer.is_global_zero:
+            log.info("step %d  held-out loss %.4f", trainer.global_step, metrics["heldout/loss"])
+        self.seconds_paused += time.perf_counter() - self.pause
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def loggers(names: list[str], folder: Path, name: str, metrics: MetricsFile) -> list[Logger]:
+    """The loggers of a run, by their names in the configuration.
+
+    Raises:
+        PhfError: wandb is asked for and not installed.
+    """
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+    made: list[Logger] = []
+    for kind in names:
+        if kind == "csv":
+            made.append(metrics)
+        elif kind == "tensorboard":
+            made.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+        else:
+            try:
+                os.environ.setdefault("WANDB_SILENT", "true")
+                made.append(WandbLogger(name=name, save_dir=folder, id=name, resume="allow"))
+            except ModuleNotFoundError as error:
+                raise PhfError("train.loggers: wandb is not installed: pip install 'phf[wandb]'") from error
+    return made

@@ -1,0 +1,375 @@
+"""The verb `pretrain`: a token store in, a run folder with an exported model out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+
+import phf
+from objectives import BAD_TAG, GOOD_TAG, Objective, Optimization, View
+from objectives.view import Tags
+from phf.config import Config, TrainConfig, load_config, to_yaml
+from phf.data.module import Blocks
+from phf.data.packed import PackedView
+from phf.data.store import TokenStore
+from phf.errors import ConfigError, PhfError
+from phf.model.build import add_control_tokens, build_model, can_compile
+from phf.model.export import export_model
+from phf.training.checkpoints import Checkpoints, checkpoint_name, checkpoint_step, latest_checkpoint
+from phf.training.logs import Metrics, MetricsFile, loggers
+from phf.training.objective import build_objective, objective_class
+from phf.training.samples import Samples
+
+log = logging.getLogger("phf")
+
+# What may differ when a run goes on: where it runs and what it writes, not what it computes.
+_FREE = (
+    "evaluation", "annotations", "documents", "run",
+    "train.devices", "train.nodes", "train.accelerator", "train.num_workers", "train.micro_batch_size",
+    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.loggers", "model.compile",
+)  # fmt: skip
+
+
+def pretrain(config: Config) -> Path:
+    """Trains a model, or goes on with a run that was stopped, and exports it.
+
+    Args:
+        config: The configuration; it is kept in the run folder.
+
+    Returns:
+        The run folder: `config.yaml`, `run.json`, `metrics.csv`, `checkpoints/`, `model/`.
+
+    Raises:
+        ConfigError: The configuration contradicts itself, the store, or the run in the folder.
+        PhfError: Store or checkpoint cannot be used, or the loss is not finite.
+        Requeued: The run was asked to stop and has saved a checkpoint.
+    """
+    folder = Path(config.run.folder)
+    if _finished(config, folder):
+        log.info("%s is finished: nothing to do", folder)
+        return folder
+    store = TokenStore(config.store.path)
+    objective_class(config)
+    train = config.train
+    devices, accelerator = _devices(train)
+    micro_batch = _micro_batch(train, devices * train.nodes)
+    tokens_per_step = train.batch_size * config.model.context_length
+    total_steps = (train.tokens - train.tokens_seen) // tokens_per_step
+    if total_steps < 1:
+        raise ConfigError(
+            f"train.tokens: {train.tokens - train.tokens_seen:,} tokens are less than one step of {tokens_per_step:,}"
+        )
+    _claim(config, folder)
+
+    objective, tokenizer = _build(config, store, total_steps)
+    data = _data(config, store, objective, tokenizer, micro_batch)
+    metrics_file = MetricsFile(folder / "metrics.csv", tokens_per_step, train.tokens_seen)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", train.checkpoint_every or -(-total_steps // 10), train.keep_checkpoints
+    )
+    callbacks: list[Callback] = [Metrics(train.log_every, tokens_per_step, total_steps), checkpoints]
+    if train.samples_every:
+        callbacks.insert(0, Samples(config, tokenizer))
+    accumulate = train.batch_size // (micro_batch * devices * train.nodes)
+    trainer = L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=train.nodes,
+        strategy="ddp" if devices * train.nodes > 1 else "auto",
+        precision=_precision(train, accelerator),
+        # SLURM's requeueing is ours: see Checkpoints.
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        max_steps=total_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=(train.heldout_every or -(-total_steps // 20)) * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=loggers(train.loggers, folder, config.run.name, metrics_file),
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+        metrics_file.resume_from(checkpoint_step(checkpoint))
+    _compile(config, objective, (micro_batch, config.model.context_length), total_steps)
+    _fit(trainer, objective, data, checkpoint)
+    if trainer.is_global_zero:
+        _finish(config, folder, store, objective, tokenizer, total_steps, checkpoints.wall_seconds)
+    trainer.strategy.barrier()
+    return folder
+
+
+def _fit(trainer: L.Trainer, objective: Objective, data: Blocks, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(objective, data, ckpt_path=checkpoint, weights_only=True)
+    except torch.OutOfMemoryError as error:
+        raise PhfError(
+            f"out of memory: set train.micro_batch_size below {data.micro_batch}: {str(error).partition('.')[0]}"
+        ) from error
+    except (RuntimeError, OSError, EOFError) as error:
+        if checkpoint is not None and trainer.global_step == 0:
+            reason = str(error).strip().partition("\n")[0]
+            raise PhfError(
+                f"{checkpoint} cannot be resumed from ({reason}): delete it to go on from the one before"
+            ) from error
+        raise
+
+
+def _build(config: Config, store: TokenStore, total_steps: int) -> tuple[Objective, Any]:
+    train = config.train
+    tokenizer = store.tokenizer()
+    model = build_model(config.model, tokenizer, train.seed)
+    optimization = Optimization(
+        total_steps=total_steps,
+        learning_rate=train.learning_rate,
+        schedule=train.schedule,
+        warmup_steps=round(train.warmup * total_steps),
+        decay_steps=round(train.decay * total_steps),
+        minimum=train.min_learning_rate,
+        weight_decay=train.weight_decay,
+        betas=(train.betas[0], train.betas[1]),
+        gradient_clip=train.gradient_clip,
+    )
+    objective = build_objective(config, store, model, optimization)
+    if objective.view().tags is not None:
+        add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), train.seed)
+    return objective, tokenizer
+
+
+def _data(
+    config: Config, store: TokenStore, objective: Objective, tokenizer: Any, micro_batch: int
+) -> Blocks:
+    view = objective.view()
+    scorer = config.scorer.name if config.scorer.name in store.scorers else None
+    if scorer is None and config.objective.name != "mle":
+        raise PhfError(
+            f"{store.path} has no scores of {config.scorer.name} (it has: {', '.join(store.scorers) or 'none'}): "
+            "annotate the documents with it and tokenize again"
+        )
+    tags = (
+        [tokenizer.convert_tokens_to_ids(tag) for tag in (GOOD_TAG, BAD_TAG)] if view.tags else [None, None]
+    )
+
+    def packed(split: str, view: View, shuffle: bool) -> PackedView:
+        return PackedView(
+            store.split(split),
+            view,
+            scorer=scorer,
+            context_length=config.model.context_length,
+            seed=config.train.seed,
+            eos_id=tokenizer.eos_token_id,
+            good_id=tags[0],
+            bad_id=tags[1],
+            shuffle=shuffle,
+        )
+
+    # Held-out text is never filtered, and every segment of it has its tag.
+    heldout = View(tags=Tags(view.tags.threshold) if view.tags else None)
+    return Blocks(
+        packed("train", view, shuffle=True),
+        packed("heldout", heldout, shuffle=False) if store.split("heldout").num_documents else None,
+        batch=config.train.batch_size,
+        micro_batch=micro_batch,
+        first_block=config.train.tokens_seen // config.model.context_length,
+        heldout_blocks=config.train.heldout_blocks,
+        num_workers=config.train.num_workers,
+    )
+
+
+def _compile(config: Config, objective: Objective, shape: tuple[int, int], total_steps: int) -> None:
+    """Compiles the inner network (not the Lightning module, whose logging cannot be compiled)."""
+    wanted = config.model.compile
+    # Compiling takes about a minute: not worth it for a short run.
+    if wanted == "off" or (wanted == "auto" and (total_steps < 200 or not can_compile())):
+        return
+    objective.model.base_model.compile()
+
+
+def _devices(train: TrainConfig) -> tuple[int, str]:
+    accelerator = train.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("train.accelerator is gpu, and torch finds no GPU on this machine")
+    if accelerator not in ("cpu", "gpu"):
+        raise ConfigError(f"train.accelerator must be auto, cpu or gpu, not {accelerator!r}")
+    if train.devices == "auto":
+        return (torch.cuda.device_count() if accelerator == "gpu" else 1), accelerator
+    if train.devices < 1:
+        raise ConfigError(f"train.devices must be at least 1, not {train.devices}")
+    return train.devices, accelerator
+
+
+def _micro_batch(train: TrainConfig, processes: int) -> int:
+    if train.batch_size % processes:
+        raise ConfigError(
+            f"train.batch_size: {train.batch_size} blocks cannot be shared by {processes} processes"
+        )
+    share = train.batch_size // processes
+    if share % (train.micro_batch_size or share):
+        raise ConfigError(
+            f"train.micro_batch_size: {train.micro_batch_size} does not divide the {share} blocks of a process"
+        )
+    return train.micro_batch_size or share
+
+
+def _precision(train: TrainConfig, accelerator: str) -> Any:
+    if train.precision != "auto":
+        return train.precision
+    return "bf16-mixed" if accelerator == "gpu" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """What makes two configurations the same run, as dotted keys."""
+    flat: dict[str, Any] = {}
+
+    def visit(node: Any, prefix: str) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                visit(value, f"{prefix}.{key}" if prefix else key)
+        else:
+            flat[prefix] = node
+
+    visit(OmegaConf.to_container(OmegaConf.structured(config), resolve=True), "")
+    return {k: v for k, v in flat.items() if not any(k == f or k.startswith(f"{f}.") for f in _FREE)}
+
+
+def _check_same_run(config: Config, folder: Path) -> None:
+    old, new = _identity(load_config([str(folder / "config.yaml")])), _identity(config)
+    different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if different:
+        key = different[0]
+        raise ConfigError(
+            f"{folder} holds a run with {key}={old.get(key)}, not {new.get(key)}: "
+            "choose another run.name, or delete the folder"
+        )
+
+
+def _finished(config: Config, folder: Path) -> bool:
+    if not (folder / "run.json").is_file():
+        return False
+    _check_same_run(config, folder)
+    return True
+
+
+@rank_zero_only
+def _claim(config: Config, folder: Path) -> None:
+    """Makes the run folder, or checks that the run in it is this one."""
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PhfError(f"run.folder: {folder} cannot be made: {error.strerror}") from error
+    path = folder / "config.yaml"
+    if path.is_file():
+        _check_same_run(config, folder)
+    path.with_suffix(".tmp").write_text(to_yaml(config))
+    path.with_suffix(".tmp").replace(path)
+
+
+def export_checkpoint(run: Path, output: Path, step: int | None = None) -> Path:
+    """Writes a checkpoint of a run as a model folder.
+
+    Args:
+        run: The run folder; the run may still be going on.
+        output: The folder to write.
+        step: Which checkpoint; the latest if `None`.
+
+    Raises:
+        PhfError: The folder is not a run, or has no such checkpoint.
+    """
+    if not (run / "config.yaml").is_file():
+        raise PhfError(f"{run} is not a run folder: it has no config.yaml")
+    config = load_config([str(run / "config.yaml")])
+    path = (
+        latest_checkpoint(run / "checkpoints")
+        if step is None
+        else run / "checkpoints" / checkpoint_name(step)
+    )
+    if path is None or not path.is_file():
+        there = ", ".join(sorted(p.name for p in (run / "checkpoints").glob("step-*.ckpt"))) or "none"
+        raise PhfError(
+            f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (there: {there})"
+        )
+    store = TokenStore(config.store.path)
+    objective, tokenizer = _build(config, store, total_steps=1)
+    objective.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    facts = _facts(config, store, objective, tokenizer, checkpoint_step(path))
+    model: Any = objective.model
+    return export_model(model, tokenizer, facts, output)
+
+
+def _facts(
+    config: Config, store: TokenStore, objective: Objective, tokenizer: Any, steps: int
+) -> dict[str, Any]:
+    """What an exported model says of itself, see `phf.model.export`."""
+    tagged = objective.view().tags is not None
+    scorer = store.manifest["scores"].get(config.scorer.name, {}).get("scorer")
+    return {
+        "objective": config.objective.name,
+        "good_tag": GOOD_TAG if tagged else None,
+        "bad_tag": BAD_TAG if tagged else None,
+        "threshold": objective.bucket_threshold,
+        "scorer": scorer
+        or {"name": config.scorer.name, "options": config.scorer.options, "measures": "no scores"},
+        "segmenter": {"name": config.segmenter.name, "max_chars": config.segmenter.max_chars},
+        "tokens": config.train.tokens_seen + steps * config.train.batch_size * config.model.context_length,
+        "eos_token": tokenizer.eos_token,
+        "context_length": config.model.context_length,
+        "store": str(Path(config.store.path).resolve()),
+    }
+
+
+def _finish(
+    config: Config,
+    folder: Path,
+    store: TokenStore,
+    objective: Objective,
+    tokenizer: Any,
+    steps: int,
+    seconds: float,
+) -> None:
+    facts = _facts(config, store, objective, tokenizer, steps)
+    model: Any = objective.model
+    export_model(model, tokenizer, facts, folder / "model")
+    record = {
+        "name": config.run.name,
+        "objective": config.objective.name,
+        "tokens": facts["tokens"],
+        "steps": steps,
+        "wall_seconds": round(seconds, 1),
+        "parameters": model.num_parameters(),
+        "threshold": objective.bucket_threshold,
+        "versions": {
+            "phf": phf.__version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "lightning", "transformers")},
+        },
+        "machine": platform.platform(),
+    }
+    temporary = folder / ".run.json.tmp"
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.replace(folder / "run.json")
+    log.info(
+        "%s: %s tokens in %.0f s; the model is in %s",
+        folder,
+        f"{facts['tokens']:,}",
+        seconds,
+        folder / "model",
+    )
