@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from objectives.base import Objective
 
-_LEAST = 1e-6
-"""Smallest `1 - p`. Closer to 1 float32 cannot tell the log-probability from 0."""
+_NEAREST_TO_ZERO = -1e-6
+"""Largest log-probability that is told from 0: float32 knows it to about 1e-7, and the loss is infinite at 0."""
 
 
 class Unlikelihood(Objective):
@@ -32,6 +32,7 @@ class Unlikelihood(Objective):
         self.alpha = alpha
 
     def token_loss(self, logp: Tensor, score: Tensor, value: Tensor) -> Tensor:
-        # expm1 keeps the digits of 1 - p where p is close to 1.
-        one_minus_p = (-logp.expm1()).clamp(min=_LEAST)
-        return (-logp).where(score <= self.threshold, -self.alpha * one_minus_p.log())
+        logp_bad = logp.clamp(max=_NEAREST_TO_ZERO)
+        # log(1 - p), by whichever of the two forms keeps its digits (Maechler 2012, "log1mexp").
+        log_1mp = (-logp_bad.expm1()).log().where(logp_bad > -0.7, (-logp_bad.exp()).log1p())
+        return (-logp).where(score <= self.threshold, -self.alpha * log_1mp)
