@@ -132,7 +132,7 @@ class ObjectiveConfig:
 
     name: str = "mle"
     """mle, filtering, conditional, unlikelihood, rwr or awr."""
-    threshold: float | str | None = None
+    threshold: int | float | str | None = None
     """Scores up to and including it are good: a number, or a quantile of the corpus such as `q0.05`.
     For filtering it is held against the mean score of a document."""
     quantile_of: Literal["tokens", "segments"] = "tokens"
