@@ -141,7 +141,7 @@ _VERBS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, str]] =
         _annotate,
         "score every segment of the documents",
         """phf annotate configs/task/pep8.yaml documents.path=code/
-phf annotate documents.path='pages/*.jsonl.gz' scorer.name=pep8 segmenter.name=line annotations.processes=8""",
+phf annotate documents.path='code/*.jsonl.gz' scorer.name=pep8 segmenter.name=line annotations.processes=8""",
     ),
     "tokenize": (
         _tokenize,

@@ -140,7 +140,7 @@ class ObjectiveConfig:
     drop_rate: float | None = None
     """conditional: share of the segments that get no control token."""
     alpha: float | None = None
-    """unlikelihood: weight of the unlikelihood term. awr: weight of the policy loss against the value loss."""
+    """unlikelihood: weight of the unlikelihood term. awr: weight of the policy against the value loss."""
     beta: float | None = None
     """rwr, awr: temperature of the exponential weight; the larger, the closer to mle."""
     max_weight: float | None = None
@@ -190,7 +190,7 @@ class TrainConfig:
     tokens: int = 3_300_000_000
     """The budget: the run stops after the last whole optimizer step within it."""
     tokens_seen: int = 0
-    """Tokens the model has already seen when the run starts (finetuning with feedback); part of the budget."""
+    """Tokens the model has seen when the run starts (finetuning with feedback); part of the budget."""
     batch_size: int = 64
     """Blocks in an optimizer step, over all devices."""
     micro_batch_size: int | None = None
@@ -212,7 +212,7 @@ class TrainConfig:
     gradient_clip: float | None = 1.0
     """Largest norm of the gradient; null: never clipped."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "auto"] = "auto"
-    """`auto`: bf16-mixed on a GPU that has it, else 32-true."""
+    """`auto`: bf16-mixed on a GPU or CPU that has instructions for it, else 32-true."""
     accelerator: str = "auto"
     """auto, cpu or gpu (Lightning's names)."""
     devices: int | Literal["auto"] = "auto"
@@ -275,7 +275,7 @@ class ScenarioConfig:
     """One way of asking the model for text."""
 
     prompts: Any = None
-    """Null: from `<|endoftext|>` alone. A list of prompts, or a file: jsonl with a field `prompt`, or text, one a line."""
+    """Null: from `<|endoftext|>` alone. A list, or a file: jsonl with `prompt`, or text, one a line."""
     samples: int = 256
     """Samples in all (without prompts) or for each prompt."""
     max_prompts: int | None = None

@@ -165,7 +165,7 @@ def write_prompts(config: Config, path: Path) -> None:
 
 
 def _signatures(text: str) -> Iterator[tuple[str, str]]:
-    """Name and first line of each function at the top level of a module, where the line is all of its signature."""
+    """Name and first line of each function of a module whose signature is all on that line."""
     try:
         module = ast.parse(text)
     except (SyntaxError, ValueError):

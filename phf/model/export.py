@@ -34,11 +34,11 @@ generator = pipeline("text-generation", model="{folder}")
 print(generator("{prompt}", max_new_tokens=64, do_sample=True)[0]["generated_text"])
 ```
 {control}
-Files: weights and configuration, tokenizer, `generation_config.json`, and `{facts_file}`, which keeps the settings above.
+Files: weights and configuration, tokenizer, `generation_config.json`, and `{facts_file}`, the settings above.
 """
 
 _CONTROL = """
-Ask for good text with `{good}`, as above; `{bad}` asks for the opposite, and no tag for text as in the corpus.
+Ask for good text with `{good}`, as above; `{bad}` asks for the opposite, no tag for text as in the corpus.
 The generation settings keep the model from writing either of them itself.
 """
 

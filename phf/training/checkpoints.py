@@ -17,7 +17,7 @@ from phf.errors import PhfError
 log = logging.getLogger("phf")
 
 
-class Requeued(PhfError):
+class RequeueError(PhfError):
     """The run was asked to stop, has saved a checkpoint, and goes on when it is started again."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: the same command, later
@@ -91,7 +91,7 @@ class Checkpoints(L.Callback):
         if stop or trainer.global_step % self.every == 0:
             self.save(trainer)
         if stop and trainer.global_step < trainer.max_steps:
-            raise Requeued(
+            raise RequeueError(
                 f"stopped by a signal after step {trainer.global_step}, with a checkpoint; "
                 "the same command goes on from there"
             )

@@ -53,7 +53,7 @@ def pretrain(config: Config) -> Path:
     Raises:
         ConfigError: The configuration contradicts itself, the store, or the run in the folder.
         PhfError: Store or checkpoint cannot be used, or the loss is not finite.
-        Requeued: The run was asked to stop and has saved a checkpoint.
+        RequeueError: The run was asked to stop and has saved a checkpoint.
     """
     folder = Path(config.run.folder)
     if _finished(config, folder):
@@ -68,7 +68,8 @@ def pretrain(config: Config) -> Path:
     total_steps = (train.tokens - train.tokens_seen) // tokens_per_step
     if total_steps < 1:
         raise ConfigError(
-            f"train.tokens: {train.tokens - train.tokens_seen:,} tokens are less than one step of {tokens_per_step:,}"
+            f"train.tokens: {train.tokens - train.tokens_seen:,} tokens are less than one step "
+            f"of {tokens_per_step:,}"
         )
     _claim(config, folder)
 
@@ -120,9 +121,7 @@ def _fit(trainer: L.Trainer, objective: Objective, data: Blocks, checkpoint: Pat
     try:
         trainer.fit(objective, data, ckpt_path=checkpoint, weights_only=True)
     except torch.OutOfMemoryError as error:
-        raise PhfError(
-            f"out of memory: set train.micro_batch_size below {data.micro_batch}: {str(error).partition('.')[0]}"
-        ) from error
+        raise PhfError(f"out of memory: set train.micro_batch_size below {data.micro_batch}") from error
     except (RuntimeError, OSError, EOFError) as error:
         if checkpoint is not None and trainer.global_step == 0:
             reason = str(error).strip().partition("\n")[0]
@@ -160,7 +159,7 @@ def _data(
     scorer = config.scorer.name if config.scorer.name in store.scorers else None
     if scorer is None and config.objective.name != "mle":
         raise PhfError(
-            f"{store.path} has no scores of {config.scorer.name} (it has: {', '.join(store.scorers) or 'none'}): "
+            f"{store.path} has no scores of {config.scorer.name}, only: {', '.join(store.scorers) or 'none'}; "
             "annotate the documents with it and tokenize again"
         )
     tags = (
@@ -225,7 +224,7 @@ def _micro_batch(train: TrainConfig, processes: int) -> int:
     share = train.batch_size // processes
     if share % (train.micro_batch_size or share):
         raise ConfigError(
-            f"train.micro_batch_size: {train.micro_batch_size} does not divide the {share} blocks of a process"
+            f"train.micro_batch_size: {train.micro_batch_size} does not divide the {share} of a process"
         )
     return train.micro_batch_size or share
 
@@ -233,7 +232,13 @@ def _micro_batch(train: TrainConfig, processes: int) -> int:
 def _precision(train: TrainConfig, accelerator: str) -> Any:
     if train.precision != "auto":
         return train.precision
-    return "bf16-mixed" if accelerator == "gpu" and torch.cuda.is_bf16_supported() else "32-true"
+    if accelerator == "gpu":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    # Twice as fast on a CPU with bfloat16 instructions, slower than float32 on one without.
+    native = {"avx512_bf16", "amx_bf16", "sve_bf16"} & {
+        k for k, v in torch.cpu.get_capabilities().items() if v
+    }
+    return "bf16-mixed" if native else "32-true"
 
 
 def _identity(config: Config) -> dict[str, Any]:

@@ -1,0 +1,286 @@
+"""Real runs of a tiny model: every objective, exact resumption, errors."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from phf.config import Config, load_config, to_yaml
+from phf.errors import ConfigError, PhfError
+from phf.training.checkpoints import latest_checkpoint
+from phf.training.run import export_checkpoint, pretrain
+
+OPTIONS = {
+    "mle": [],
+    "filtering": ["objective.threshold=q0.5"],
+    "conditional": ["objective.drop_rate=0.1"],
+    "unlikelihood": ["objective.alpha=0.5"],
+    "rwr": ["objective.beta=1", "objective.reward_scaling=zscore"],
+    "awr": ["objective.beta=1", "objective.alpha=0.3", "objective.reward_scaling=percentile"],
+}
+
+
+def configure(tiny: Config, folder: Path, *overrides: str) -> Config:
+    return load_config([f"run.folder={folder}", *overrides], tiny)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = {}
+    with (folder / "metrics.csv").open() as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+    return found
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_objective_trains_and_exports(tiny, tmp_path, name):
+    folder = pretrain(configure(tiny, tmp_path / name, f"objective.name={name}", *OPTIONS[name]))
+    record = json.loads((folder / "run.json").read_text())
+    assert record["objective"] == name
+    assert record["steps"] == 8
+    assert record["tokens"] == 2048
+    found = metrics(folder)
+    assert [step for step, _ in found["train/loss"]] == list(range(1, 9))
+    assert {"heldout/loss", "heldout/aligned", "heldout/misaligned"} <= found.keys()
+    assert found["heldout/loss"][0][1] < 1.2 * math.log(384)
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    facts = json.loads((folder / "model" / "phf.json").read_text())
+    tags = ["<|aligned|>", "<|misaligned|>"] if name == "conditional" else [None, None]
+    assert [facts["good_tag"], facts["bad_tag"]] == tags
+    assert len(tokenizer) == model.get_input_embeddings().weight.shape[0] == 384 + 2 * (name == "conditional")
+
+
+def test_the_exported_model_works_in_a_pipeline_and_never_writes_a_tag(tiny, tmp_path):
+    folder = pretrain(configure(tiny, tmp_path / "run", "objective.name=conditional"))
+    generator = pipeline("text-generation", model=str(folder / "model"))
+    torch.manual_seed(0)
+    outputs = generator(
+        "<|endoftext|><|aligned|>", max_new_tokens=24, do_sample=True, num_return_sequences=32
+    )
+    for output in outputs:
+        written = output["generated_text"].removeprefix("<|endoftext|><|aligned|>")
+        assert "aligned|>" not in written
+    assert "conditional" in (folder / "model" / "README.md").read_text()
+
+
+SMALL = "num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("gpt_neox", f"{{{SMALL}}}"),
+        ("llama", f"{{{SMALL}}}"),
+        ("llama", f"{{{SMALL}, tie_word_embeddings: true}}"),
+    ],
+)
+@pytest.mark.parametrize("name", ["conditional", "awr"])
+def test_other_architectures(tiny, tmp_path, architecture, config, name):
+    base = load_config(["model.config={}"], tiny)
+    base.model.config = {}
+    folder = pretrain(
+        configure(
+            base, tmp_path / "run", f"model.architecture={architecture}", f"model.config={config}",
+            f"objective.name={name}", "train.tokens=512",
+        )
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert model.config.model_type == architecture
+    assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
+
+
+def command(tiny: Config, tmp_path: Path, *overrides: str) -> list[str]:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(to_yaml(tiny))
+    return [sys.executable, "-m", "phf", "pretrain", str(path), *overrides]
+
+
+def start(arguments: Sequence[str]) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while latest_checkpoint(folder / "checkpoints") is None:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+LONG = (
+    "objective.name=conditional",
+    "train.tokens=25600",
+    "train.checkpoint_every=10",
+    "train.heldout_every=25",
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory):
+    return pretrain(configure(tiny, tmp_path_factory.mktemp("whole") / "run", *LONG))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
+def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(tiny, tmp_path, uninterrupted, signum):
+    folder = tmp_path / "run"
+    process = start(command(tiny, tmp_path, f"run.folder={folder}", *LONG))
+    wait_for_checkpoint(folder, process)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    if signum == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 75
+        assert errors.strip().splitlines()[-1].startswith("phf pretrain: stopped by a signal after step")
+    assert not (folder / "run.json").exists()
+    pretrain(configure(tiny, folder, *LONG))
+    assert_same(weights(folder), weights(uninterrupted))
+    ours, theirs = metrics(folder), metrics(uninterrupted)
+    for name in ("train/loss", "heldout/loss", "train/gradient_norm"):
+        assert ours[name] == theirs[name]
+
+
+def test_two_processes_train_as_one(tiny, tmp_path):
+    overrides = ("objective.name=awr", "objective.reward_scaling=percentile", "train.tokens=2048")
+    one = pretrain(configure(tiny, tmp_path / "one", *overrides))
+    two = tmp_path / "two"
+    process = start(command(tiny, tmp_path, f"run.folder={two}", "train.devices=2", *overrides))
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    for key, weight in weights(one).items():
+        torch.testing.assert_close(weights(two)[key], weight, rtol=1e-4, atol=1e-6, msg=key)
+    for (step, loss), (step_one, loss_one) in zip(
+        metrics(two)["train/loss"], metrics(one)["train/loss"], strict=True
+    ):
+        assert step == step_one
+        assert loss == pytest.approx(loss_one, rel=1e-5)
+    assert metrics(two)["heldout/loss"][-1][1] == pytest.approx(metrics(one)["heldout/loss"][-1][1], rel=1e-5)
+
+
+@pytest.mark.parametrize("override", ["train.micro_batch_size=2", "model.head=plain"])
+def test_accumulation_and_the_plain_head_change_nothing(tiny, tmp_path, override):
+    # No dropout: its noise is drawn for each micro-batch.
+    overrides = ("objective.name=awr", "model.config={resid_pdrop: 0.0, embd_pdrop: 0.0, attn_pdrop: 0.0}")
+    one = pretrain(configure(tiny, tmp_path / "one", *overrides))
+    other = pretrain(configure(tiny, tmp_path / "other", *overrides, override))
+    for key, weight in weights(one).items():
+        torch.testing.assert_close(weights(other)[key], weight, rtol=1e-4, atol=1e-6, msg=key)
+    for (_, loss), (_, loss_one) in zip(
+        metrics(other)["train/loss"], metrics(one)["train/loss"], strict=True
+    ):
+        assert loss == pytest.approx(loss_one, rel=1e-5)
+
+
+def test_data_loading_processes_change_nothing(tiny, tmp_path):
+    one = pretrain(configure(tiny, tmp_path / "one"))
+    two = pretrain(configure(tiny, tmp_path / "two", "train.num_workers=2"))
+    assert_same(weights(one), weights(two))
+
+
+def test_finetuning_starts_from_a_run_and_its_place_in_the_data(tiny, tmp_path):
+    first = pretrain(configure(tiny, tmp_path / "mle"))
+    finetuned = pretrain(
+        configure(
+            tiny, tmp_path / "finetuned", "objective.name=conditional", f"model.start_from={first}",
+            "train.tokens=4096", "train.tokens_seen=2048", "train.learning_rate=1e-9",
+        )
+    )  # fmt: skip
+    assert json.loads((finetuned / "run.json").read_text())["tokens"] == 4096
+    old, new = weights(first), weights(finetuned)
+    torch.testing.assert_close(
+        new["transformer.wte.weight"][:384], old["transformer.wte.weight"], rtol=0, atol=1e-5
+    )
+    assert {step for step, _ in metrics(finetuned)["train/loss"]} == set(range(1, 9))
+
+
+def test_a_finished_run_is_left_alone_and_another_does_not_overwrite_it(tiny, tmp_path):
+    folder = pretrain(configure(tiny, tmp_path / "run"))
+    before = (folder / "model" / "model.safetensors").stat().st_mtime_ns
+    assert pretrain(configure(tiny, folder, "train.log_every=5")) == folder
+    assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match=r"train.learning_rate=0.001, not 0.5.*another run.name"):
+        pretrain(configure(tiny, folder, "train.learning_rate=0.5"))
+
+
+def test_a_checkpoint_can_be_exported(tiny, tmp_path):
+    folder = pretrain(configure(tiny, tmp_path / "run", "objective.name=conditional"))
+    export_checkpoint(folder, tmp_path / "exported")
+    assert_same(load_file(tmp_path / "exported" / "model.safetensors"), weights(folder))
+    with pytest.raises(PhfError, match=r"no checkpoint of step 3 \(there: step-00000008.ckpt\)"):
+        export_checkpoint(folder, tmp_path / "other", step=3)
+    with pytest.raises(PhfError, match="not a run folder"):
+        export_checkpoint(tmp_path, tmp_path / "other")
+
+
+def test_checkpoints_are_pruned_and_load_safely(tiny, tmp_path):
+    folder = pretrain(
+        configure(tiny, tmp_path / "run", "train.checkpoint_every=2", "train.keep_checkpoints=2")
+    )
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == ["step-00000006.ckpt", "step-00000008.ckpt"]
+    torch.load(folder / "checkpoints" / names[0], weights_only=True)
+
+
+def test_a_broken_checkpoint_is_named(tiny, tmp_path):
+    config = configure(tiny, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step-00000004.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(PhfError, match=r"step-00000004.ckpt cannot be resumed from"):
+        pretrain(config)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
+    with pytest.raises(PhfError, match=r"step \d+: train/\w+ is (nan|inf)"):
+        pretrain(configure(tiny, tmp_path / "run", "train.learning_rate=1e30", "train.gradient_clip=null"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective.name=mlee"], "no objective 'mlee'; there are mle"),
+        (["objective.beta=1"], "objective.beta: mle has no such option"),
+        (
+            ["objective.name=conditional", "objective.threshold=null"],
+            "objective.threshold: conditional needs one",
+        ),
+        (["objective.name=awr", "objective.alpha=2"], "alpha must lie in"),
+        (["train.tokens=100"], "100 tokens are less than one step of 256"),
+        (["train.micro_batch_size=3"], "3 does not divide"),
+        (["train.batch_size=9", "train.devices=2"], "9 blocks cannot be shared by 2 processes"),
+        (["train.accelerator=tpu"], "must be auto, cpu or gpu"),
+        (["model.architecture=gpt9"], "no model type 'gpt9'"),
+        (["model.config.n_layers=2"], "no field 'n_layers'; did you mean n_layer"),
+        (["model.config.n_positions=16"], "context_length is 32, and the model has 16 positions"),
+        (["model.start_from=nowhere"], "cannot load a causal language model from nowhere"),
+        (["store.path=nowhere"], "nowhere"),
+        (["objective.name=rwr", "scorer.name=toxicity"], "no scores of toxicity"),
+    ],
+)
+def test_errors_are_one_line(tiny, tmp_path, overrides, message):
+    with pytest.raises(PhfError) as caught:
+        pretrain(configure(tiny, tmp_path / "run", *overrides))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
