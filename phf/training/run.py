@@ -159,7 +159,7 @@ def _data(
     scorer = config.scorer.name if config.scorer.name in store.scorers else None
     if scorer is None and config.objective.name != "mle":
         raise PhfError(
-            f"{store.path} has no scores of {config.scorer.name}, only: {', '.join(store.scorers) or 'none'}; "
+            f"{store.path} has no scores of {config.scorer.name}, only {', '.join(store.scorers) or 'none'}: "
             "annotate the documents with it and tokenize again"
         )
     tags = (
