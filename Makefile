@@ -1,0 +1,43 @@
+# `make` lists the targets. Everything happens in .venv, which `setup` makes and keeps up to date.
+
+PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done),python3)
+BIN := .venv/bin
+
+.PHONY: help setup quickstart test check fmt clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
+	@echo 'ARGS="..." goes to quickstart (key=value) and test (options of pytest).'
+
+setup: .venv/.ready  ## make .venv, with the versions of constraints.txt
+
+# Once, and again when the dependencies change. pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL ...) hold, so
+# they choose where torch comes from: its build for CPU is a tenth of the size.
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "phf needs Python 3.11 or newer: apt-get install python3.11, or make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+		|| { echo "$(PYTHON) cannot make virtual environments: apt-get install python3.11-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: setup  ## the whole way on an embedded corpus: MLE against conditional training
+	$(BIN)/phf quickstart $(ARGS)
+
+test: setup  ## run the tests
+	$(BIN)/pytest $(ARGS)
+
+check: setup  ## lint, format, types, spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+fmt: setup  ## format, and fix what ruff can fix
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:  ## remove .venv and caches (not runs/ and data/)
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
