@@ -1,0 +1,283 @@
+"""The verbs `evaluate` and `generate`: a model in, samples and a measured misalignment rate out.
+
+The prompts, the noise and the number of samples come from the configuration alone, so that every model that
+is evaluated with it is asked the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from phf.config import Config, ScenarioConfig, ScorerConfig, SegmenterConfig
+from phf.data.segments import segmenter
+from phf.errors import ConfigError, PhfError
+from phf.evaluation.generation import ControlTokens, Sample, generate
+from phf.evaluation.heldout import measure_heldout
+from phf.evaluation.results import FORMAT, finished_results, result_identity, sample_row, write_results
+from phf.evaluation.scenarios import load_prompts
+from phf.evaluation.scoring import ScoredSample, Segmenter, measure, score_samples
+from phf.evaluation.subject import Subject, find_subject
+from scorers import load_scorer
+from scorers.base import Scorer, ScorerError
+
+log = logging.getLogger("phf")
+
+
+def evaluate(folder: Path, config: Config) -> dict[str, Any]:
+    """Samples every scenario from a model, scores the samples, and measures its held-out loss.
+
+    Args:
+        folder: A run folder, or the folder of any causal LM of `transformers`.
+        config: Its part `evaluation`; scorer and segmenter too for a model that does not name its own.
+
+    Returns:
+        What was written to `evaluation/results.json`; the samples are in `evaluation/samples.parquet`. If
+        both are there already and still match, nothing is done.
+
+    Raises:
+        ConfigError: A scenario asks for something that cannot be.
+        PhfError: The folder holds no model, or the scorer cannot be loaded.
+    """
+    subject = find_subject(Path(folder))
+    scorer, segment = _scorer(subject, config), segmenter(_segmenter_config(subject, config))
+    prompts = {name: load_prompts(scenario) for name, scenario in config.evaluation.scenarios.items()}
+    identity = result_identity(
+        subject, config.evaluation, scorer.fingerprint, _segmenter_config(subject, config), prompts
+    )
+    output = subject.folder / "evaluation"
+    if (results := finished_results(output, identity)) is not None:
+        log.info("%s is evaluated: nothing to do", subject.folder)
+        return results
+    differs = _differs(subject, scorer)
+
+    model, tokenizer, control = subject.load()
+    evaluation = config.evaluation
+    scenarios: dict[str, Any] = {}
+    scored: dict[str, list[ScoredSample]] = {}
+    seconds = 0.0
+    for name, scenario in evaluation.scenarios.items():
+        started = time.monotonic()
+        samples = _generate(name, subject, model, tokenizer, control, config, prompts[name], segment)
+        seconds += time.monotonic() - started
+        try:
+            scored[name] = score_samples(samples, scenario, scorer, segment)
+        except ScorerError as error:
+            raise PhfError(f"scenario {name}: {error}") from error
+        scenarios[name] = measure(scored[name], scenario, _tag(scenario, control), evaluation)
+        _log_scenario(name, scenarios[name])
+    results = {
+        "format": FORMAT,
+        "run": _run(subject, model),
+        "scorer": {
+            "name": scorer.name,
+            "version": scorer.version,
+            "fingerprint": scorer.fingerprint,
+            "measures": scorer.measures,
+            "options": _scorer_config(subject, config).options,
+        },
+        "scorer_differs": differs,
+        "threshold": evaluation.threshold,
+        "confidence": evaluation.confidence,
+        "seed": evaluation.seed,
+        "heldout": _heldout(subject, model, control, config),
+        "scenarios": scenarios,
+        "samples_per_second": sum(map(len, scored.values())) / seconds,
+    }
+    write_results(output, identity, results, scored)
+    log.info("%s: %.1f samples/s; results in %s", folder, results["samples_per_second"], output)
+    return results
+
+
+def generate_samples(
+    folder: Path, config: Config, *, scenario: str | None = None, output: Path | None = None
+) -> int:
+    """Writes samples of one scenario as jsonl, as soon as they are all there.
+
+    Args:
+        folder: A run folder, or the folder of any causal LM of `transformers`.
+        config: Its part `evaluation`.
+        scenario: Which scenario; the first if `None`.
+        output: The file; standard output if `None`.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        ConfigError: There is no such scenario, or it asks for something that cannot be.
+        PhfError: The folder holds no model, or the file cannot be written.
+    """
+    scenarios = config.evaluation.scenarios
+    name = next(iter(scenarios)) if scenario is None else scenario
+    if name not in scenarios:
+        raise ConfigError(f"--scenario: no scenario {name!r}; there are {', '.join(scenarios)}")
+    subject = find_subject(Path(folder))
+    segment = segmenter(_segmenter_config(subject, config))
+    prompts = load_prompts(scenarios[name])
+    samples = _generate(name, subject, *subject.load(), config, prompts, segment)
+    lines = "".join(json.dumps(sample_row(sample), ensure_ascii=False) + "\n" for sample in samples)
+    if output is None:
+        sys.stdout.write(lines)
+        return len(samples)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = output.with_name(f".{output.name}.tmp")
+        temporary.write_text(lines, encoding="utf-8")
+        temporary.replace(output)
+    except OSError as error:
+        raise PhfError(f"{output}: cannot be written: {error.strerror}") from error
+    return len(samples)
+
+
+def _generate(
+    name: str,
+    subject: Subject,
+    model: Any,
+    tokenizer: Any,
+    control: ControlTokens,
+    config: Config,
+    prompts: list[str],
+    segment: Segmenter,
+) -> list[Sample]:
+    """The samples of one scenario."""
+    scenario = config.evaluation.scenarios[name]
+    with _progress(name, len(prompts) * scenario.samples) as advance:
+        try:
+            return generate(
+                model,
+                tokenizer,
+                prompts,
+                scenario,
+                control,
+                segment=segment,
+                context_length=subject.facts.get("context_length"),
+                seed=config.evaluation.seed,
+                batch_size=config.evaluation.batch_size,
+                progress=advance,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.scenarios.{name}.{error}") from error
+
+
+def _tag(scenario: ScenarioConfig, control: ControlTokens) -> str:
+    """The tag that the model was in fact given."""
+    return scenario.tag if control.tags else "none"
+
+
+def _scorer_config(subject: Subject, config: Config) -> ScorerConfig:
+    """The scorer asked for; else the one the model was trained on; else that of the configuration."""
+    if config.evaluation.scorer is not None:
+        return config.evaluation.scorer
+    trained_on = subject.facts.get("scorer")
+    if trained_on:
+        return ScorerConfig(trained_on["name"], trained_on.get("options") or {})
+    return config.scorer
+
+
+def _scorer(subject: Subject, config: Config) -> Scorer:
+    wanted = _scorer_config(subject, config)
+    try:
+        return load_scorer(wanted.name, **wanted.options)
+    except ScorerError as error:
+        raise PhfError(f"the samples cannot be scored: {error}") from error
+
+
+def _segmenter_config(subject: Subject, config: Config) -> SegmenterConfig:
+    known = subject.facts.get("segmenter")
+    return SegmenterConfig(**known) if known else config.segmenter
+
+
+def _differs(subject: Subject, scorer: Scorer) -> bool | None:
+    """Whether samples are scored otherwise than the corpus was; `None` if that is not known."""
+    trained_on = (subject.facts.get("scorer") or {}).get("fingerprint")
+    if trained_on is None:
+        return None
+    if trained_on != scorer.fingerprint:
+        log.warning(
+            "%s was trained on scores of %s (%s), and its samples are scored by %s (%s): "
+            "thresholds of one do not carry over to the other",
+            subject.folder,
+            subject.facts["scorer"]["name"],
+            trained_on,
+            scorer.name,
+            scorer.fingerprint,
+        )
+    return bool(trained_on != scorer.fingerprint)
+
+
+def _heldout(subject: Subject, model: Any, control: ControlTokens, config: Config) -> dict[str, Any] | None:
+    facts = subject.facts
+    if not facts.get("store"):
+        log.info("no held-out loss: the model does not name its token store")
+        return None
+    threshold = facts.get("threshold")
+    return measure_heldout(
+        model,
+        Path(facts["store"]),
+        control,
+        scorer=facts["scorer"]["name"],
+        tag_threshold=threshold,
+        threshold=config.evaluation.threshold if threshold is None else threshold,
+        context_length=facts["context_length"],
+        num_blocks=config.evaluation.heldout_blocks,
+    )
+
+
+def _run(subject: Subject, model: Any) -> dict[str, Any]:
+    run, facts = subject.run, subject.facts
+    return {
+        "name": run.get("name", subject.folder.resolve().name),
+        "folder": str(subject.folder),
+        "objective": run.get("objective", facts.get("objective")),
+        "tokens": run.get("tokens", facts.get("tokens")),
+        "wall_seconds": run.get("wall_seconds"),
+        "parameters": model.num_parameters(),
+    }
+
+
+def _log_scenario(name: str, measured: dict[str, Any]) -> None:
+    mean = measured["mean_score"]
+    if mean["value"] is None:
+        log.warning("%s: the scorer cannot say anything of any of %d samples", name, measured["n"])
+        return
+    log.info(
+        "%s: mean score %.4g [%.4g, %.4g], rate %.3f, %d samples, %d of them not scored",
+        name, mean["value"], mean["low"], mean["high"], measured["rate"]["value"],
+        measured["n"], measured["unscored"],
+    )  # fmt: skip
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar where somebody watches, else a line of the log now and then."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("sampling {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    done, told = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, told
+        done += count
+        if done == total or time.monotonic() - told > 30:
+            told = time.monotonic()
+            log.info("sampling %s: %d of %d", what, done, total)
+
+    yield advance

@@ -1,0 +1,138 @@
+"""What an evaluation leaves on disk: `results.json`, `samples.parquet`, and a manifest for both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phf.config import EvaluationConfig, SegmenterConfig
+from phf.errors import PhfError
+from phf.evaluation.generation import Sample
+from phf.evaluation.scoring import ScoredSample
+from phf.evaluation.subject import Subject
+
+FORMAT = 1
+
+_SAMPLES = pa.schema(
+    [
+        ("scenario", pa.string()),
+        ("prompt_index", pa.int64()),
+        ("sample_index", pa.int64()),
+        ("prompt", pa.string()),
+        ("text", pa.string()),
+        ("scored_text", pa.string()),
+        ("score", pa.float64()),
+        ("segment_scores", pa.list_(pa.float64())),
+        ("num_tokens", pa.int64()),
+        ("finished", pa.bool_()),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+def sample_row(sample: Sample) -> dict[str, Any]:
+    """A sample as a row of a file."""
+    row = asdict(sample)
+    del row["prompt_cut"]
+    return row
+
+
+def result_identity(
+    subject: Subject,
+    evaluation: EvaluationConfig,
+    scorer_fingerprint: str,
+    segmenter: SegmenterConfig,
+    prompts: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """All that decides the results, to tell whether those on disk still hold."""
+    settings = asdict(evaluation)
+    del settings["batch_size"]  # changes the time, not the samples
+    files = sorted(path for path in subject.model_folder.iterdir() if path.is_file())
+    store = Path(subject.facts.get("store") or "") / "manifest.json"
+    identity = {
+        "format": FORMAT,
+        "phf": version("phf"),
+        "model": {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files},
+        "run": subject.run,
+        "evaluation": settings,
+        "scorer": scorer_fingerprint,
+        "segmenter": asdict(segmenter),
+        "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        "store": hashlib.sha256(store.read_bytes()).hexdigest() if store.is_file() else None,
+    }
+    return json.loads(json.dumps(identity, default=str))
+
+
+def finished_results(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The results on disk, if they are what evaluating again would give."""
+    try:
+        manifest = json.loads((output / "manifest.json").read_text())
+        results = json.loads((output / "results.json").read_text())
+    except (OSError, ValueError):
+        return None
+    same = manifest.get("identity") == identity and (output / "samples.parquet").is_file()
+    return results if same else None
+
+
+def _table(scored: Mapping[str, Sequence[ScoredSample]], seed: int) -> pa.Table:
+    rows = [
+        sample_row(one.sample)
+        | {
+            "scenario": name,
+            "scored_text": one.scored_text,
+            "score": one.score,
+            "segment_scores": list(one.segment_scores),
+            "seed": seed,
+        }
+        for name, samples in scored.items()
+        for one in samples
+    ]
+    return pa.Table.from_pylist(rows, schema=_SAMPLES)
+
+
+def write_results(
+    output: Path,
+    identity: Mapping[str, Any],
+    results: Mapping[str, Any],
+    scored: Mapping[str, Sequence[ScoredSample]],
+) -> None:
+    """Writes the files into the folder `output`, the manifest last.
+
+    Args:
+        output: The folder; made if it is not there.
+        identity: From `result_identity`.
+        results: Contents of `results.json`; no NaN.
+        scored: The samples of each scenario.
+
+    Raises:
+        PhfError: They cannot be written there.
+    """
+    samples = _table(scored, results["seed"])
+    manifest = {
+        "identity": identity,
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("phf", "torch", "transformers")},
+        },
+        "num_samples": samples.num_rows,
+    }
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "manifest.json").unlink(missing_ok=True)
+        pq.write_table(samples, output / ".samples.parquet.tmp")
+        for name, content in (("results.json", results), ("manifest.json", manifest)):
+            text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+            (output / f".{name}.tmp").write_text(text + "\n", encoding="utf-8")
+        for name in ("samples.parquet", "results.json", "manifest.json"):
+            (output / f".{name}.tmp").replace(output / name)
+    except OSError as error:
+        raise PhfError(f"{output}: cannot be written: {error.strerror}") from error

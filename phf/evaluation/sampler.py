@@ -1,0 +1,123 @@
+"""Draws from a distribution whose randomness is a hash instead of the state of a generator.
+
+The noise is a function of (seed, prompt, sample, step, token) alone. So a sample does not depend on the batch
+it is drawn in, and two models that are asked the same prompt with the same seed get the same noise: their
+samples differ as little as their distributions do.
+
+Shapes: B rows of a batch, V tokens of the vocabulary, K candidates that are left after top-k and top-p.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from transformers import LogitsProcessor
+
+from phf.config import ScenarioConfig
+
+# Top-p looks at so many of the likeliest tokens first: sorting the vocabulary can cost more than the model.
+FIRST_CANDIDATES = 64
+
+
+class GumbelSampler(LogitsProcessor):
+    """Makes the largest logit a draw from the distribution (the Gumbel-max trick).
+
+    Greedy decoding behind it draws exactly from softmax(logits / temperature) cut by top-k and top-p, in this
+    order, as `transformers` does. Banned tokens are left out, and so is the end before `min_new_tokens`.
+
+    Args:
+        scenario: How to decode.
+        keys_B: A 64-bit key for each row, from `row_keys`.
+        prompt_length: Tokens of the (padded) prompts.
+        banned_ids: Tokens that must not be drawn.
+        eos_id: Ends a text.
+    """
+
+    def __init__(
+        self,
+        scenario: ScenarioConfig,
+        keys_B: torch.Tensor,
+        prompt_length: int,
+        banned_ids: Sequence[int],
+        eos_id: int,
+    ) -> None:
+        self.scenario = scenario
+        self.keys_B = keys_B
+        self.prompt_length = prompt_length
+        self.banned_ids = list(banned_ids)
+        self.eos_id = eos_id
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self.prompt_length
+        scores[:, self.banned_ids] = -math.inf
+        if step < self.scenario.min_new_tokens:
+            scores[:, self.eos_id] = -math.inf
+        if self.scenario.temperature == 0:
+            return scores
+        logits_BK, tokens_BK = candidates(
+            scores / self.scenario.temperature, self.scenario.top_k, self.scenario.top_p
+        )
+        drawn_B1 = (logits_BK + gumbel(self.keys_B, step, tokens_BK)).argmax(-1, keepdim=True)
+        return torch.full_like(scores, -math.inf).scatter_(1, tokens_BK.gather(1, drawn_B1), 0.0)
+
+
+def candidates(
+    logits_BV: torch.Tensor,
+    top_k: int | None,
+    top_p: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits that top-k and then top-p leave, and the tokens they belong to; both of shape [B, K].
+
+    A candidate that is cut has the logit -inf.
+    """
+    vocab_size = logits_BV.shape[1]
+    largest = min(top_k or vocab_size, vocab_size)
+    if top_p >= 1 and largest == vocab_size:
+        return logits_BV, torch.arange(vocab_size, device=logits_BV.device).expand_as(logits_BV)
+    if top_p >= 1:
+        top = logits_BV.topk(largest)
+        return top.values, top.indices
+    size = min(FIRST_CANDIDATES, largest)
+    whole_BV = logits_BV if largest == vocab_size else logits_BV.topk(largest).values
+    log_total_B1 = whole_BV.logsumexp(-1, keepdim=True)
+    while True:
+        top = logits_BV.topk(size)
+        probability_BK = (top.values - log_total_B1).exp()
+        before_BK = probability_BK.cumsum(-1) - probability_BK
+        if size == largest or bool((before_BK[:, -1] >= top_p).all()):
+            # The likeliest token has nothing before it, so that one is always left.
+            return top.values.masked_fill(before_BK >= top_p, -math.inf), top.indices
+        size = min(4 * size, largest)
+
+
+def row_keys(seed: int, prompt_index: Sequence[int], sample_index: Sequence[int]) -> torch.Tensor:
+    """A 64-bit key for each sample, int64 [B]."""
+    key_B = _mix(torch.full((len(prompt_index),), seed, dtype=torch.int64))
+    key_B = _mix(key_B ^ torch.tensor(prompt_index, dtype=torch.int64))
+    return _mix(key_B ^ torch.tensor(sample_index, dtype=torch.int64))
+
+
+def gumbel(
+    keys_B: torch.Tensor,
+    step: int,
+    tokens_BK: torch.Tensor,
+) -> torch.Tensor:
+    """Standard Gumbel noise, float64 [B, K], that depends on nothing but key, step and token."""
+    bits_BK = _mix(_mix(keys_B ^ step).unsqueeze(1) ^ tokens_BK)
+    uniform_BK = (_shift_right(bits_BK, 12).double() + 0.5) * 2.0**-52  # never 0, never 1
+    return -(-uniform_BK.log()).log()
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """The next number of SplitMix64 (Steele, Lea and Flood 2014) after each state in `x`, modulo 2**64."""
+    x = x - 0x61C8864680B583EB
+    x = (x ^ _shift_right(x, 30)) * -0x40A7B892E31B1A47
+    x = (x ^ _shift_right(x, 27)) * -0x6B2FB644ECCEEE15
+    return x ^ _shift_right(x, 31)
+
+
+def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """A shift that fills with zeros: torch has no unsigned 64-bit arithmetic, and `>>` keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
