@@ -1,0 +1,100 @@
+"""Compares evaluated runs: a table, plots, and one page in which to read their samples side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from phf.errors import PhfError
+from phf.evaluation.comparison import compare, find_warnings, same_scorer
+from phf.evaluation.formats import change, number
+from phf.evaluation.page import render_page
+from phf.evaluation.plots import draw_plots
+from phf.evaluation.runs import lookup, read_runs
+from phf.evaluation.tables import print_table, to_markdown
+
+__all__ = ["print_table", "report"]
+
+
+def report(folders: Sequence[Path], output: Path) -> dict[str, Any]:
+    """Writes a report on evaluated runs: `results.json`, `report.md`, `index.html` and `plots/`.
+
+    Args:
+        folders: Evaluated run folders; the first MLE run, or else the first run, is the baseline.
+        output: Folder of the report; an earlier report there is replaced.
+
+    Returns:
+        What `results.json` holds: `runs` (each run's own results, and its `label` here), `comparisons` of
+        each run with the baseline by scenario, a `headline`, and `warnings` where runs are not comparable.
+
+    Raises:
+        PhfError: A folder is not an evaluated run, or the report cannot be written.
+    """
+    runs = read_runs(folders)
+    results: dict[str, Any] = {
+        "format": 1,
+        "runs": [{**run.results, "label": run.label} for run in runs],
+        "comparisons": compare(runs),
+        "warnings": find_warnings(runs),
+    }
+    results["headline"] = _headline(results, comparable=same_scorer(runs))
+    plots = draw_plots(runs)
+    page = render_page(results, runs, plots)
+    try:
+        (output / "plots").mkdir(parents=True, exist_ok=True)
+        for plot in plots:
+            plot.save(output / "plots")
+        _write(output / "index.html", page)
+        _write(output / "report.md", to_markdown(results))
+        _write(output / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise PhfError(
+            f"{output}: the report cannot be written ({error.strerror}); choose another folder"
+        ) from error
+    return results
+
+
+def _headline(results: dict[str, Any], comparable: bool) -> str:
+    """What was found, in a sentence: the run with the lowest mean score against the baseline."""
+    runs = {run["label"]: run for run in results["runs"]}
+    baseline = next((c["baseline"] for c in results["comparisons"]), results["runs"][0]["label"])
+    names = list(runs[baseline].get("scenarios") or {})
+    if not names:
+        return f"{baseline}: no scenario was evaluated"
+    if not comparable:
+        return "These runs were scored in different ways: their scores cannot be compared"
+    scenario = "unconditional" if "unconditional" in names else names[0]
+    details = [scenario] if len(names) > 1 else []
+    unit = lookup(runs[baseline], "scorer", "measures") or "mean score"
+
+    def mean(label: str) -> float | None:
+        value = lookup(runs[label], "scenarios", scenario, "mean_score", "value")
+        return None if value is None else float(value)
+
+    candidates = [
+        c for c in results["comparisons"] if c["scenario"] == scenario and mean(c["run"]) is not None
+    ]
+    if mean(baseline) is None or not candidates:
+        return f"{baseline}: {number(mean(baseline))} {unit}" + _parenthesis(details)
+    best = min(candidates, key=lambda c: mean(c["run"]) or 0.0)
+    low, high = lookup(best, "difference", "low"), lookup(best, "difference", "high")
+    unclear = low is not None and high is not None and low <= 0 <= high
+    if best["ratio"] is not None:
+        details.insert(0, change(best["ratio"]))
+    return (
+        f"{'No clear difference. ' if unclear else ''}{best['run']}: {number(mean(best['run']))} {unit} "
+        f"against {number(mean(baseline))} for {baseline}{_parenthesis(details)}"
+    )
+
+
+def _parenthesis(details: Sequence[str]) -> str:
+    return f" ({', '.join(details)})" if details else ""
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file at once, so that a report that was interrupted never leaves half of one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

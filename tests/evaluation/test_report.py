@@ -1,0 +1,523 @@
+import csv
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from phf.errors import PhfError
+from phf.evaluation.comparison import paired_difference
+from phf.evaluation.page import MAX_ROWS, choose_rows
+from phf.evaluation.report import print_table, report
+from phf.evaluation.runs import Sample, read_runs
+from phf.evaluation.tables import amount, change, duration, interval, number
+
+DECODING = {"max_new_tokens": 64, "temperature": 0.7, "top_p": 0.9, "top_k": None, "emit_tags": "none"}
+LINES = [
+    "def area(width, height):\n",
+    "    return width*height\n",
+    "\tx=1\n",
+    "\n",
+    "class A :\n",
+    "    pass # no\n",
+]
+
+
+def write_run(
+    folder: Path,
+    name: str = "mle",
+    objective: str | None = "mle",
+    mean: float = 0.02,
+    scenarios: tuple[str, ...] = ("unconditional",),
+    n: int = 48,
+    tokens: int | None = 5_000_000,
+    threshold: float = 0.0,
+    seed: int = 0,
+    fingerprint: str = "0123456789abcdef",
+    noise: int = 0,
+    **changes: object,
+) -> Path:
+    """Writes what `phf pretrain` and `phf evaluate` leave in a run's folder."""
+    generator = np.random.default_rng(noise)
+    rows, measured = [], {}
+    for scenario in scenarios:
+        num_prompts = 1 if scenario == "unconditional" else n // 4
+        scores = np.round(generator.exponential(mean, n) * (generator.random(n) < 0.8), 6)
+        for index, score in enumerate(scores):
+            prompt_index, sample_index = index % num_prompts, index // num_prompts
+            text = "".join(generator.choice(LINES, 12))
+            prompt = "" if scenario == "unconditional" else f"def f{prompt_index}(a, b):\n"
+            rows.append(
+                {
+                    "scenario": scenario, "prompt_index": prompt_index, "sample_index": sample_index,
+                    "prompt": prompt, "text": text, "scored_text": prompt + text, "score": float(score),
+                    "segment_scores": [float(score)] * 12, "num_tokens": 60, "finished": bool(index % 2),
+                    "seed": seed,
+                }
+            )  # fmt: skip
+        half = 2 * scores.std() / np.sqrt(n)
+        measured[scenario] = {
+            "tag": "good" if objective == "conditional" else None, "n": n, "num_prompts": num_prompts,
+            "mean_score": {"value": scores.mean(), "low": scores.mean() - half, "high": scores.mean() + half},
+            "rate": {"value": (scores > 0).mean(), "low": 0.7, "high": 0.9},
+            "expected_max": {"value": scores.max(), "low": 0.8 * scores.max(), "high": 1.1 * scores.max(),
+                             "k": 25},
+            "segment_rate": {"value": 0.3, "low": 0.28, "high": 0.33},
+            "length": {"value": 58.2, "low": 57.0, "high": 59.4},
+            "distinct_1": 0.12, "distinct_2": 0.41, "distinct_3": 0.66, "entropy": 7.9, "self_bleu": 0.44,
+            "unscored": 0, "decoding": dict(DECODING),
+        }  # fmt: skip
+    results = {
+        "format": 1,
+        "run": {"name": name, "folder": str(folder), "objective": objective, "tokens": tokens,
+                "wall_seconds": 243.7, "parameters": 932_352},
+        "scorer": {"name": "pep8", "version": "1", "fingerprint": fingerprint,
+                   "measures": "violations a character", "options": {}},
+        "threshold": threshold, "seed": seed,
+        "heldout": {"loss": 1.9 + mean, "perplexity": 6.8, "aligned": 1.8, "misaligned": 2.3,
+                    "tokens": 131_072, "untagged": 1.95},
+        "scenarios": measured, "samples_per_second": 31.5,
+    }  # fmt: skip
+    write_results(folder, results | changes)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "evaluation" / "samples.parquet")
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "tokens", "name", "value"])
+        for step in range(100, 1300, 100):
+            seen = step * 4096
+            writer.writerow([step, seen, "train/loss", 7 / step**0.2])
+            writer.writerow([step, seen, "heldout/loss", 1.9 + mean + 300 / step / 10])
+            writer.writerow(
+                [step, seen, "samples/mean_score", mean * (1 + 2 * 100 / step) * generator.uniform(0.8, 1.2)]
+            )
+    return folder
+
+
+def write_results(folder: Path, results: dict) -> None:
+    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation" / "results.json").write_text(json.dumps(results))
+
+
+def rewrite_samples(folder: Path, edit) -> None:
+    path = folder / "evaluation" / "samples.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        edit(row)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def browser(output: Path) -> dict:
+    page = (output / "index.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def terminal(results: dict, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    print_table(results, console)
+    return console.file.getvalue()
+
+
+def write_two_runs(folder: Path) -> list[Path]:
+    both = {"n": 200, "scenarios": ("unconditional", "signatures")}
+    return [
+        write_run(folder / "mle", mean=0.0217, **both),
+        write_run(folder / "conditional", "conditional", "conditional", mean=0.0118, noise=1, **both),
+    ]
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    return write_two_runs(tmp_path)
+
+
+@dataclass
+class Written:
+    """A report that tests read and leave as it is."""
+
+    folders: list[Path]
+    output: Path
+    results: dict
+    page: str
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written")
+    folders = write_two_runs(folder)
+    results = report(folders, folder / "report")
+    return Written(folders, folder / "report", results, (folder / "report" / "index.html").read_text("utf-8"))
+
+
+class TestReport:
+    def test_writes_everything(self, two_runs, tmp_path, capsys):
+        output = tmp_path / "report"
+        results = report(two_runs, output)
+        assert json.loads((output / "results.json").read_text()) == results
+        assert results["format"] == 1
+        assert [run["run"]["name"] for run in results["runs"]] == ["mle", "conditional"]
+        assert [(c["run"], c["baseline"], c["scenario"]) for c in results["comparisons"]] == [
+            ("conditional", "mle", "unconditional"),
+            ("conditional", "mle", "signatures"),
+        ]
+        svgs = {path.stem for path in (output / "plots").glob("*.svg")}
+        assert svgs == {path.stem for path in (output / "plots").glob("*.png")}
+        assert {"misalignment-against-loss-unconditional", "misalignment-in-training", "heldout-loss"} <= svgs
+        for path in (output / "plots").glob("*.svg"):
+            ElementTree.parse(path)
+        assert not list(output.glob(".*"))
+        assert capsys.readouterr().out == ""
+
+    def test_comparison_measures_the_gap(self, written):
+        results = written.results
+        comparison = results["comparisons"][0]
+        means = [run["scenarios"]["unconditional"]["mean_score"]["value"] for run in results["runs"]]
+        assert comparison["num_pairs"] == 200
+        assert comparison["difference"]["value"] == pytest.approx(means[1] - means[0])
+        assert (
+            comparison["difference"]["low"]
+            < comparison["difference"]["value"]
+            < comparison["difference"]["high"]
+            < 0
+        )
+        assert comparison["ratio"] == pytest.approx(means[1] / means[0])
+        assert comparison["overlap"] is False
+        assert re.match(
+            r"conditional: 0\.0\d+ violations a character against 0\.0\d+ for mle "
+            r"\(\u2212\d+ %, unconditional\)$",
+            results["headline"],
+        )
+
+    def test_same_inputs_give_the_same_bytes(self, two_runs, tmp_path):
+        for name in ("a", "b"):
+            report(two_runs, tmp_path / name)
+        for path in (p for p in (tmp_path / "a").rglob("*") if p.is_file()):
+            assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path
+
+    def test_first_mle_run_is_the_baseline_wherever_it_stands(self, two_runs, tmp_path):
+        results = report(two_runs[::-1], tmp_path / "report")
+        assert {c["baseline"] for c in results["comparisons"]} == {"mle"}
+
+    def test_without_mle_the_first_run_is_the_baseline(self, tmp_path):
+        runs = [write_run(tmp_path / name, name, name) for name in ("rwr", "awr")]
+        assert {c["baseline"] for c in report(runs, tmp_path / "report")["comparisons"]} == {"rwr"}
+
+    def test_runs_of_one_name_are_told_apart(self, tmp_path):
+        results = report([write_run(tmp_path / "a"), write_run(tmp_path / "b", noise=1)], tmp_path / "report")
+        assert [run["label"] for run in results["runs"]] == [
+            f"mle ({tmp_path / 'a'})",
+            f"mle ({tmp_path / 'b'})",
+        ]
+
+    def test_one_run_alone(self, tmp_path):
+        results = report([write_run(tmp_path / "mle")] * 2, tmp_path / "report")
+        assert len(results["runs"]) == 1
+        assert results["comparisons"] == []
+        assert results["headline"].startswith("mle: 0.0")
+        assert "Against" not in (tmp_path / "report" / "report.md").read_text()
+
+    def test_no_clear_difference_is_said(self, tmp_path):
+        runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", "conditional", "conditional", noise=1)]
+        assert report(runs, tmp_path / "report")["headline"].startswith("No clear difference. conditional: ")
+
+
+class TestMissingPieces:
+    def test_no_metrics_no_samples_no_heldout(self, two_runs, tmp_path):
+        for folder in two_runs:
+            (folder / "metrics.csv").unlink()
+            (folder / "evaluation" / "samples.parquet").unlink()
+            results = json.loads((folder / "evaluation" / "results.json").read_text())
+            write_results(folder, results | {"heldout": None})
+        results = report(two_runs, tmp_path / "report")
+        difference = results["comparisons"][0]["difference"]
+        assert difference["low"] is None
+        assert difference["value"] < 0
+        assert results["comparisons"][0]["num_pairs"] == 0
+        page = (tmp_path / "report" / "index.html").read_text()
+        assert "No samples were kept" in page
+        assert "nothing to plot" in page
+        assert "\u2013" in (tmp_path / "report" / "report.md").read_text()
+        assert "\u2013" in terminal(results)
+
+    def test_bare_results(self, tmp_path):
+        write_results(tmp_path / "model", {"format": 1})
+        results = report([tmp_path / "model"], tmp_path / "report")
+        assert results["headline"] == "model: no scenario was evaluated"
+        assert terminal(results)
+
+    @pytest.mark.parametrize("field", ["run", "scorer", "threshold", "seed", "heldout", "scenarios"])
+    def test_any_part_null(self, two_runs, tmp_path, field):
+        results = json.loads((two_runs[1] / "evaluation" / "results.json").read_text())
+        write_results(two_runs[1], results | {field: None})
+        assert terminal(report(two_runs, tmp_path / "report"))
+
+    def test_null_and_nan_measurements(self, two_runs, tmp_path):
+        path = two_runs[1] / "evaluation" / "results.json"
+        results = json.loads(path.read_text())
+        for key in results["scenarios"]["unconditional"]:
+            results["scenarios"]["unconditional"][key] = None
+        results["scenarios"]["signatures"]["mean_score"] = {"value": float("nan"), "low": None, "high": None}
+        results["heldout"]["loss"] = float("nan")
+        write_results(two_runs[1], results)
+        written = report(two_runs, tmp_path / "report")
+        assert terminal(written)
+        assert "NaN" not in (tmp_path / "report" / "results.json").read_text()
+
+    def test_scenario_of_one_run_only(self, tmp_path):
+        both = ("unconditional", "signatures")
+        runs = [write_run(tmp_path / "a", scenarios=both), write_run(tmp_path / "b", "b", "rwr")]
+        results = report(runs, tmp_path / "report")
+        assert len(results["comparisons"]) == 1
+        assert "Not comparable: scenario signatures was not evaluated for b." in results["warnings"]
+
+    def test_baseline_without_violations_has_no_ratio(self, tmp_path):
+        runs = [write_run(tmp_path / "a", mean=0.0), write_run(tmp_path / "b", "b", "rwr")]
+        assert report(runs, tmp_path / "report")["comparisons"][0]["ratio"] is None
+
+    def test_unscored_samples_are_left_out_of_the_pairs(self, two_runs, tmp_path):
+        rewrite_samples(two_runs[0], lambda row: row.update(score=None) if row["sample_index"] < 10 else None)
+        results = report(two_runs, tmp_path / "report")
+        assert results["comparisons"][0]["num_pairs"] == 190
+
+    def test_broken_and_repeated_rows_of_metrics(self, tmp_path):
+        folder = write_run(tmp_path / "mle")
+        rows = [
+            "step,tokens,name,value",
+            "1,10,heldout/loss,5.0",
+            "2,20,heldout/loss,nan",
+            "1,10,heldout/loss,4.0",
+            "0,0,heldout/loss,6",
+            "3,30,held",
+        ]
+        (folder / "metrics.csv").write_text("\n".join(rows))
+        (run,) = read_runs([folder])
+        assert run.metrics == {"heldout/loss": [(0.0, 6.0), (10.0, 4.0)]}
+
+
+class TestErrors:
+    def test_no_runs(self, tmp_path):
+        with pytest.raises(PhfError, match="at least one run"):
+            report([], tmp_path)
+
+    @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"format": 2}'])
+    def test_not_an_evaluated_run(self, tmp_path, content):
+        folder = tmp_path / "run"
+        (folder / "evaluation").mkdir(parents=True)
+        if content is not None:
+            (folder / "evaluation" / "results.json").write_text(content)
+        with pytest.raises(PhfError, match="run `phf evaluate") as error:
+            report([folder], tmp_path / "report")
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "report").exists()
+
+    def test_no_such_folder(self, tmp_path):
+        with pytest.raises(PhfError, match=r"no such folder.*run `phf evaluate"):
+            report([tmp_path / "nothing"], tmp_path / "report")
+
+    def test_broken_samples(self, tmp_path):
+        folder = write_run(tmp_path / "mle")
+        (folder / "evaluation" / "samples.parquet").write_text("no parquet")
+        with pytest.raises(PhfError, match=r"samples\.parquet.*run `phf evaluate`"):
+            report([folder], tmp_path / "report")
+
+    def test_output_is_a_file(self, tmp_path):
+        (tmp_path / "report").write_text("")
+        with pytest.raises(PhfError, match="cannot be written"):
+            report([write_run(tmp_path / "mle")], tmp_path / "report")
+
+
+class TestWarnings:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"fingerprint": "fedcba9876543210"}, "the scorer differs"),
+            ({"threshold": 0.01}, "the threshold differs: 0.0 (mle), 0.01 (other)."),
+            ({"seed": 1}, "the seed differs: 0 (mle), 1 (other)."),
+            ({"n": 64}, "the number of samples in unconditional differs: 48 (mle), 64 (other)."),
+            (
+                {"tokens": 10_000_000},
+                "the number of training tokens differs: 5,000,000 (mle), 10,000,000 (other).",
+            ),
+        ],
+    )
+    def test_shown_everywhere(self, tmp_path, change, said):
+        runs = [write_run(tmp_path / "mle"), write_run(tmp_path / "other", "other", "rwr", **change)]
+        results = report(runs, tmp_path / "report")
+        assert any(said in warning for warning in results["warnings"])
+        for text in (
+            (tmp_path / "report" / "index.html").read_text(),
+            (tmp_path / "report" / "report.md").read_text(),
+            " ".join(terminal(results, width=1000).split()),
+        ):
+            assert said in text
+
+    def test_decoding_and_prompts(self, two_runs, tmp_path):
+        results = json.loads((two_runs[1] / "evaluation" / "results.json").read_text())
+        results["scenarios"]["unconditional"]["decoding"]["temperature"] = 1.0
+        write_results(two_runs[1], results)
+        rewrite_samples(two_runs[1], lambda row: row.update(prompt=row["prompt"] and "class A:"))
+        results = report(two_runs, tmp_path / "report")
+        warnings = " ".join(results["warnings"])
+        assert "temperature in unconditional differs: 0.7 (mle), 1.0 (conditional)." in warnings
+        assert "the prompts in signatures differ" in warnings
+        assert results["comparisons"][1]["num_pairs"] == 0
+
+    def test_other_scorer_makes_no_headline_claim(self, tmp_path):
+        runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", "b", "rwr", mean=0.001, fingerprint="f")]
+        assert "cannot be compared" in report(runs, tmp_path / "report")["headline"]
+
+    def test_none_for_comparable_runs(self, written):
+        assert written.results["warnings"] == []
+
+
+class TestPage:
+    def test_asks_the_network_for_nothing(self, written):
+        page = written.page
+        assert not re.search(r'(?:src|href)\s*=\s*"(?!#)', page)
+        assert not re.search(r"@import|url\((?!#)", page)
+        assert "default-src 'none'" in page
+        assert page.count("<svg") == 6
+
+    def test_ids_are_unique(self, written):
+        ids = re.findall(r'\bid="([^"]+)"', written.page)
+        assert len(ids) == len(set(ids))
+
+    def test_plots_take_the_colours_of_the_page(self, written):
+        for svg in re.findall(r"<svg.*?</svg>", written.page, re.DOTALL):
+            ElementTree.fromstring(svg)
+            assert "var(--ink)" in svg
+            assert not re.search(r"(?:fill|stroke): #", svg)
+
+    def test_nothing_a_model_or_a_user_writes_is_markup(self, tmp_path):
+        attack = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u2028'\"&"
+        folder = write_run(tmp_path / "mle", name=attack)
+        rewrite_samples(folder, lambda row: row.update(text=attack, prompt=attack))
+        report([folder], tmp_path / "report")
+        page = (tmp_path / "report" / "index.html").read_text()
+        assert "alert(1)</script>" not in page
+        assert "<img" not in page
+        assert browser(tmp_path / "report")["scenarios"][0]["rows"][0]["cells"][0]["text"] == attack
+
+    def test_whitespace_of_samples_is_kept(self, tmp_path):
+        folder, text = write_run(tmp_path / "mle"), "if x:\n\n\treturn  1 \n"
+        rewrite_samples(folder, lambda row: row.update(text=text))
+        report([folder], tmp_path / "report")
+        assert browser(tmp_path / "report")["scenarios"][0]["rows"][0]["cells"][0]["text"] == text
+
+    def test_samples_stand_side_by_side(self, written):
+        for scenario in browser(written.output)["scenarios"]:
+            assert len(scenario["rows"]) == MAX_ROWS
+            assert scenario["total"] == 200
+            for row in scenario["rows"]:
+                for cell, run in zip(row["cells"], read_runs(written.folders), strict=True):
+                    sample = run.samples[scenario["name"]][row["prompt_index"], row["sample_index"]]
+                    assert (cell["text"], cell["score"], row["prompt"]) == (
+                        sample.text,
+                        sample.score,
+                        sample.prompt,
+                    )
+
+    def test_stays_small(self, tmp_path):
+        runs = [write_run(tmp_path / str(i), str(i), "mle", n=150, noise=i) for i in range(5)]
+        for folder in runs:
+            rewrite_samples(folder, lambda row: row.update(text="x = 1\n" * 3000))
+        report(runs, tmp_path / "report")
+        assert (tmp_path / "report" / "index.html").stat().st_size < 4_000_000
+        assert browser(tmp_path / "report")["scenarios"][0]["rows"][0]["cells"][0]["cut"] == 12_000
+
+
+class TestChooseRows:
+    def samples(self, scores):
+        return {(i, 0): Sample("", "", score, 1, True) for i, score in enumerate(scores)}
+
+    def test_few_are_all_shown(self):
+        samples = self.samples([0.1, None, 0.3])
+        assert sorted(choose_rows(sorted(samples), [samples])) == [((i, 0), True) for i in range(3)]
+
+    def test_many_are_the_worst_and_the_first(self):
+        samples = self.samples(np.arange(1000) / 1000)
+        chosen = choose_rows(sorted(samples), [samples])
+        assert len(chosen) == MAX_ROWS
+        assert {key[0] for key, drawn in chosen if drawn} == set(range(40))
+        assert {key[0] for key, drawn in chosen if not drawn} == set(range(940, 1000))
+
+
+class TestPairedDifference:
+    def samples(self, scores, prompts=None):
+        prompts = range(len(scores)) if prompts is None else prompts
+        return {
+            (p, i): Sample(str(p), "", float(s), 1, True)
+            for i, (p, s) in enumerate(zip(prompts, scores, strict=True))
+        }
+
+    def test_constant_difference_has_no_width(self):
+        theirs = np.random.default_rng(0).random(50)
+        difference, num_pairs = paired_difference(self.samples(theirs + 0.5), self.samples(theirs))
+        assert num_pairs == 50
+        assert list(difference.values()) == pytest.approx([0.5, 0.5, 0.5])
+
+    def test_interval_of_independent_samples_is_the_textbook_one(self):
+        generator = np.random.default_rng(1)
+        ours, theirs = generator.normal(1, 1, 400), generator.normal(0, 1, 400)
+        difference, _ = paired_difference(self.samples(ours, [0] * 400), self.samples(theirs, [0] * 400))
+        half = 1.96 * (ours - theirs).std() / 20
+        assert difference["high"] - difference["low"] == pytest.approx(2 * half, rel=0.1)
+
+    def test_samples_of_one_prompt_are_drawn_together(self):
+        by_prompt = np.random.default_rng(2).normal(size=20)
+        prompts = np.repeat(np.arange(20), 25)
+        zeros = self.samples(np.zeros(500), prompts)
+        difference, _ = paired_difference(self.samples(by_prompt[prompts], prompts), zeros)
+        half = 1.96 * by_prompt.std() / np.sqrt(20)
+        assert difference["high"] - difference["low"] == pytest.approx(2 * half, rel=0.15)
+
+    def test_no_pairs(self):
+        assert paired_difference({}, self.samples([1.0])) == (None, 0)
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (0.0217, "0.0217"),
+            (0, "0.00"),
+            (1234.5, "1,234"),
+            (-0.5, "\u22120.500"),
+            (2.5e-6, "2.50e\u221206"),
+            (None, "\u2013"),
+            (float("nan"), "\u2013"),
+        ],
+    )
+    def test_number(self, value, text):
+        assert number(value) == text
+
+    def test_interval(self):
+        measured = {"value": 0.0217, "low": 0.02001, "high": 0.0233}
+        assert str(interval(measured)) == "0.0217 [0.0200, 0.0233]"
+        assert (
+            str(interval({"value": 0.371, "low": 0.35, "high": 0.4}, percent=True)) == "37.1 % [35.0, 40.0]"
+        )
+        assert str(interval(None)) == "\u2013"
+        assert str(interval(7.25)) == "7.25"
+
+    def test_amounts(self):
+        assert [amount(x) for x in (None, 12, 932_352, 5.2e6, 3.3e9)] == [
+            "\u2013",
+            "12",
+            "932k",
+            "5.2M",
+            "3.3B",
+        ]
+        assert [duration(x) for x in (None, 12.4, 243.7, 7620)] == [
+            "\u2013",
+            "12 s",
+            "4 min 04 s",
+            "2 h 07 min",
+        ]
+        assert [change(x) for x in (None, 0.54, 1.1)] == ["\u2013", "\u221246 %", "+10 %"]
