@@ -1,0 +1,60 @@
+"""Arrays in `.npy` files that are longer than memory."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+
+class ArrayWriter:
+    """Writes a one-dimensional `.npy` file piece by piece.
+
+    The header is written last: the file of a writer that was killed does not pass for a shorter array.
+
+    Args:
+        path: The file; it is overwritten.
+        dtype: Type of its elements.
+    """
+
+    def __init__(self, path: Path, dtype: DTypeLike):
+        self.dtype = np.dtype(dtype)
+        self.size = 0
+        self._file = path.open("wb")
+        self._file.write(bytes(len(_header(self.dtype, 0))))
+
+    def append(self, values: ArrayLike) -> None:
+        """Adds values at the end."""
+        array = np.asarray(values, dtype=self.dtype)
+        self._file.write(array.tobytes())
+        self.size += array.size
+
+    def __enter__(self) -> ArrayWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._file.seek(0)
+            self._file.write(_header(self.dtype, self.size))
+        self._file.close()
+
+
+def open_array(path: Path) -> NDArray[Any]:
+    """The array in a `.npy` file, read-only and memory-mapped."""
+    # A plain view of the map: every slice of an np.memmap pays for its subclass.
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _header(dtype: np.dtype[Any], size: int) -> bytes:
+    # numpy leaves room for a larger size, so that the header's length does not depend on it.
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (size,)}
+    )
+    return header.getvalue()
