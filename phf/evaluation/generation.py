@@ -5,6 +5,7 @@ Shapes: B rows of a batch, T tokens of their prompts.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from phf.config import ScenarioConfig
-from phf.errors import ConfigError, PhfError
+from phf.errors import ConfigError
 from phf.evaluation.sampler import GumbelSampler, row_keys
 
 
@@ -186,9 +187,8 @@ def _as_generator(model: Any) -> Iterator[None]:
 def _room(model: Any, context_length: int | None, scenario: ScenarioConfig) -> int:
     """How many tokens of a prompt fit before the continuation, with or without a tag."""
     limits = [context_length, getattr(model.config, "max_position_embeddings", None)]
-    limit = min((n for n in limits if n), default=None)
-    if limit is None:
-        raise PhfError(f"the model ({model.config.model_type}) does not say how long its context is")
+    # A model that states no limit, such as one with relative positions, has none.
+    limit = min((n for n in limits if n), default=sys.maxsize)
     # A place is kept for a tag in any case, so that models with and without tags see the same prompt.
     most = limit - 2 - (scenario.prompts is not None)
     if scenario.max_new_tokens > most:

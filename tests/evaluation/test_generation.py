@@ -1,0 +1,197 @@
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from objectives.view import BAD_TAG, GOOD_TAG
+from phf.config import ScenarioConfig
+from phf.errors import ConfigError
+from phf.evaluation.generation import ControlTokens, generate
+
+PROMPTS = ["def f(x):\n", "a", "", "import os\nimport sys\n", "a b c"]
+
+
+def scenario(**options):
+    return ScenarioConfig(
+        **{"prompts": PROMPTS, "samples": 3, "max_new_tokens": 12, "min_new_tokens": 2} | options
+    )
+
+
+def llama():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=64, initializer_range=0.3,
+        )
+    ).eval()  # fmt: skip
+
+
+def gpt_neox():
+    torch.manual_seed(0)
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=64, initializer_range=0.3,
+        )
+    ).eval()  # fmt: skip
+
+
+def test_samples_do_not_depend_on_the_batch(model, tokenizer, control):
+    one, three, all_ = (
+        generate(model, tokenizer, PROMPTS, scenario(), control, batch_size=size) for size in (1, 3, 64)
+    )
+    assert one == three == all_
+    assert [(s.prompt_index, s.sample_index) for s in one] == [(p, s) for p in range(5) for s in range(3)]
+    assert len({s.text for s in one}) == 15
+
+
+def test_more_samples_or_fewer_prompts_leave_the_others_as_they_were(model, tokenizer, control):
+    few = generate(model, tokenizer, PROMPTS[:2], scenario(samples=2), control, seed=4)
+    many = generate(model, tokenizer, PROMPTS, scenario(samples=5), control, seed=4)
+    assert few == [s for s in many if s.prompt_index < 2 and s.sample_index < 2]
+    assert few != generate(model, tokenizer, PROMPTS[:2], scenario(samples=2), control, seed=5)
+
+
+@pytest.mark.parametrize("build", [None, llama, gpt_neox])
+def test_greedy_is_that_of_transformers_without_padding(build, model, tokenizer, control):
+    model = build() if build else model
+    greedy = scenario(temperature=0, samples=1, emit_tags="all", tag="none")
+    for sample in generate(model, tokenizer, PROMPTS, greedy, control):
+        ids = [control.eos_id, *tokenizer(sample.prompt)["input_ids"]]
+        wanted = model.generate(
+            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=12, min_new_tokens=2,
+            do_sample=False, eos_token_id=control.eos_id, pad_token_id=control.eos_id,
+        )  # fmt: skip
+        assert sample.text == tokenizer.decode(wanted[0, len(ids) :], skip_special_tokens=True)
+
+
+def test_models_with_and_without_tags_are_asked_the_same(model, tokenizer, control):
+    plain = ControlTokens(control.eos_id)
+    tagged = generate(model, tokenizer, PROMPTS, scenario(), control)
+    untagged = generate(model, tokenizer, PROMPTS, scenario(), plain)
+
+    def asked(samples):
+        return [(s.prompt_index, s.sample_index, s.prompt) for s in samples]
+
+    assert asked(tagged) == asked(untagged)
+    # Without the tag before the prompt the same model gives the same samples: prompt and noise are the same.
+    no_tag = generate(model, tokenizer, PROMPTS, scenario(tag="none", emit_tags="all"), control)
+    assert [s.text for s in no_tag] == [s.text for s in untagged]
+    assert [s.text for s in tagged] != [s.text for s in untagged]
+
+
+def test_a_prompt_is_cut_alike_for_models_with_and_without_tags(model, tokenizer, control):
+    long = ["".join(chr(97 + i % 26) for i in range(100))]
+    asked = scenario(samples=1, tag="none", emit_tags="all")
+    (tagged,) = generate(model, tokenizer, long, asked, control)
+    (untagged,) = generate(model, tokenizer, long, asked, ControlTokens(control.eos_id))
+    (short,) = generate(model, tokenizer, [long[0][-50:]], asked, control)
+    assert tagged == untagged
+    assert tagged.text == short.text
+    assert (tagged.prompt, tagged.prompt_cut, short.prompt_cut) == (long[0], True, False)
+
+
+def test_the_tag_goes_before_the_prompt(control):
+    assert control.prefix(ScenarioConfig(tag="good")) == [256, 257]
+    assert control.prefix(ScenarioConfig(tag="bad")) == [256, 258]
+    assert control.prefix(ScenarioConfig(tag="none")) == [256]
+    assert ControlTokens(256).prefix(ScenarioConfig(tag="bad")) == [256]
+    assert ControlTokens(256, bos_id=1).prefix(ScenarioConfig()) == [1]
+
+
+@pytest.mark.parametrize(("emit", "written"), [("none", {65}), ("good", {65, 257}), ("all", {65, 257, 258})])
+def test_the_model_writes_only_the_tags_it_may_and_the_text_has_none(
+    emit, written, scripted, tokenizer, control, monkeypatch
+):
+    logits = torch.full((259,), -50.0)
+    logits[[65, 257, 258]] = 0.0
+    asked = ScenarioConfig(samples=40, max_new_tokens=20, min_new_tokens=0, emit_tags=emit, top_p=1)
+    model, seen = scripted(logits), set()
+    original = model.generate
+    monkeypatch.setattr(model, "generate", lambda ids, **k: record(original(ids, **k), ids.shape[1]))
+
+    def record(output, length):
+        seen.update(output[:, length:].flatten().tolist())
+        return output
+
+    samples = generate(model, tokenizer, [""], asked, control)
+    assert seen == written
+    letter = tokenizer.decode([65])
+    for sample in samples:
+        assert sample.text == letter * sample.num_tokens
+    assert emit != "none" or all(sample.num_tokens == 20 for sample in samples)
+
+
+def test_a_text_ends_where_the_model_ends_it(scripted, tokenizer, control):
+    logits = torch.full((259,), -50.0)
+    logits[[65, 256]] = torch.tensor([1.0, 0.0])
+    asked = ScenarioConfig(samples=60, max_new_tokens=12, min_new_tokens=4, temperature=1, top_p=1)
+    samples = generate(scripted(logits), tokenizer, [""], asked, control)
+    assert {s.num_tokens for s in samples} == set(range(4, 13))
+    assert all(len(s.text) == s.num_tokens for s in samples)
+    assert all(s.finished for s in samples if s.num_tokens < 12)
+    assert not all(s.finished for s in samples)
+
+
+def test_a_tag_spelled_out_in_a_prompt_is_text(model, tokenizer, control, monkeypatch):
+    asked, original = [], model.generate
+    monkeypatch.setattr(model, "generate", lambda ids, **k: asked.append(ids) or original(ids, **k))
+    spelled = scenario(samples=1, max_new_tokens=2)
+    generate(model, tokenizer, [f"a{BAD_TAG}b{GOOD_TAG}"], spelled, control)
+    assert [t for t in asked[0][0].tolist() if t >= 256] == [256, 257]
+
+
+def test_segments_of_a_prompt_are_tokenized_on_their_own(tokenizer, model, control, monkeypatch):
+    merging = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "<e>": 3}, merges=[("a", "b")]))
+    merging = PreTrainedTokenizerFast(tokenizer_object=merging, eos_token="<e>")
+    asked, original = [], model.generate
+    monkeypatch.setattr(model, "generate", lambda ids, **k: asked.append(ids.tolist()) or original(ids, **k))
+    for segment in (None, list):
+        generate(model, merging, ["ab"], scenario(samples=1), ControlTokens(3), segment=segment)
+    assert asked == [[[3, 2]], [[3, 0, 1]]]
+
+
+def test_a_space_at_the_start_of_the_continuation_is_kept(scripted):
+    raw = Tokenizer(models.WordLevel({"<e>": 0, "▁The": 1, "▁cat": 2, "s": 3}, unk_token="<e>"))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    words = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<e>")
+    asked = ScenarioConfig(samples=1, max_new_tokens=2, min_new_tokens=2, prompts=["The"])
+    model = scripted([-50.0, -50.0, 0.0, -50.0])
+    assert generate(model, words, ["The"], asked, ControlTokens(0))[0].text == " cat cat"
+    assert generate(model, words, [""], asked, ControlTokens(0))[0].text == "cat cat"
+
+
+def test_what_does_not_fit_the_context_is_one_line(model, tokenizer, control):
+    generate(model, tokenizer, [""], ScenarioConfig(samples=1, max_new_tokens=62), control)
+    with pytest.raises(ConfigError, match=r"max_new_tokens: 63 .* 64 tokens .* set it to 62 or less"):
+        generate(model, tokenizer, [""], ScenarioConfig(samples=1, max_new_tokens=63), control)
+    with pytest.raises(ConfigError, match=r"40 tokens .* set it to 37 or less"):
+        generate(model, tokenizer, ["a"], scenario(max_new_tokens=38), control, context_length=40)
+
+
+def test_model_and_random_state_are_left_as_they_were(model, tokenizer, control):
+    model.train()
+    model.generation_config.suppress_tokens = [65]
+    model.generation_config.repetition_penalty = 7.0
+    own, state, done = model.generation_config, torch.get_rng_state(), []
+    first = generate(model, tokenizer, PROMPTS, scenario(), control, batch_size=4, progress=done.append)
+    assert model.training
+    assert model.generation_config is own
+    assert torch.equal(torch.get_rng_state(), state)
+    assert done == [4, 4, 4, 3]
+    model.eval()
+    model.generation_config = type(own)()
+    assert generate(model, tokenizer, PROMPTS, scenario(), control) == first
+
+
+def test_a_compiled_model_is_not_compiled_again_for_every_step(model, tokenizer, control):
+    wanted = generate(model, tokenizer, PROMPTS, scenario(), control)
+    model.base_model.compile(backend=lambda *_: pytest.fail("compiled"))
+    assert generate(model, tokenizer, PROMPTS, scenario(), control) == wanted
