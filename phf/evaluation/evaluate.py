@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from phf.config import Config, ScenarioConfig, ScorerConfig, SegmenterConfig
-from phf.data.segments import segmenter
+from phf.data.segments import Segmenter, segmenter
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.generation import ControlTokens, Sample, generate
 from phf.evaluation.heldout import measure_heldout
 from phf.evaluation.results import FORMAT, finished_results, result_identity, sample_row, write_results
 from phf.evaluation.scenarios import load_prompts
-from phf.evaluation.scoring import ScoredSample, Segmenter, measure, score_samples
+from phf.evaluation.scoring import ScoredSample, measure, score_samples
 from phf.evaluation.subject import Subject, find_subject
 from scorers import load_scorer
 from scorers.base import Scorer, ScorerError

@@ -15,6 +15,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from phf.config import ScenarioConfig
+from phf.data.segments import Segmenter
 from phf.errors import ConfigError
 from phf.evaluation.sampler import GumbelSampler, row_keys
 
@@ -89,7 +90,7 @@ def generate(
     scenario: ScenarioConfig,
     control: ControlTokens,
     *,
-    segment: Callable[[str], list[str]] | None = None,
+    segment: Segmenter | None = None,
     context_length: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -199,7 +200,7 @@ def _room(model: Any, context_length: int | None, scenario: ScenarioConfig) -> i
     return limit - 2 - scenario.max_new_tokens
 
 
-def _encode(tokenizer: Any, prompt: str, segment: Callable[[str], list[str]] | None) -> list[int]:
+def _encode(tokenizer: Any, prompt: str, segment: Segmenter | None) -> list[int]:
     """The tokens of a prompt, each segment on its own; a control token spelled out in it is mere text."""
     if not prompt:
         return []

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from phf.config import EvaluationConfig, ScenarioConfig
+from phf.data.segments import Segmenter
 from phf.evaluation.generation import ControlTokens, Sample, generate
 from phf.evaluation.metrics import diversity, expected_max, mean_by_cluster, rate_by_cluster
 from phf.evaluation.scenarios import load_prompts
 from scorers.base import Score, Scorer
 
 SCORING_BATCH = 256
-
-Segmenter = Callable[[str], list[str]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from phf.errors import PhfError
@@ -42,7 +43,7 @@ class Subject:
             model = AutoModelForCausalLM.from_pretrained(
                 self.model_folder, dtype="auto", local_files_only=True
             )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise PhfError(
                 f"{self.model_folder}: not a causal language model with its tokenizer: {reason}"

@@ -1,0 +1,208 @@
+import io
+import json
+import logging
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from objectives.view import BAD_TAG, GOOD_TAG
+from phf.config import load_config
+from phf.errors import ConfigError, PhfError
+from phf.evaluation.evaluate import evaluate, generate_samples
+from phf.model.export import export_model
+from scorers import load_scorer
+
+SCENARIOS = [
+    "evaluation.scenarios.unconditional={samples: 6, max_new_tokens: 20, emit_tags: good, trim: true}",
+    'evaluation.scenarios.functions={prompts: ["def f(x):\\n", "def g():\\n", "class A:\\n"], samples: 2, '
+    "max_new_tokens: 20, score: full}",
+    "evaluation.batch_size=4",
+    "segmenter.name=line",
+]
+
+
+def settings(*overrides):
+    return load_config([*SCENARIOS, *overrides])
+
+
+def facts(**options):
+    scorer = load_scorer("pep8")
+    return {
+        "objective": "conditional",
+        "good_tag": GOOD_TAG,
+        "bad_tag": BAD_TAG,
+        "threshold": 0.0,
+        "scorer": {
+            "name": "pep8", "options": {}, "fingerprint": scorer.fingerprint, "measures": scorer.measures
+        },
+        "segmenter": {"name": "line", "max_chars": None},
+        "tokens": 1000,
+        "eos_token": "<|endoftext|>",
+        "context_length": 64,
+        "store": None,
+    } | options  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path, model, tokenizer):
+    folder = tmp_path / "runs" / "conditional"
+    folder.mkdir(parents=True)
+    export_model(model, tokenizer, facts(), folder / "model")
+    (folder / "run.json").write_text(
+        json.dumps({"name": "cond", "objective": "conditional", "tokens": 1000, "wall_seconds": 2.5})
+    )
+    return folder
+
+
+def rows(folder):
+    return pq.read_table(folder / "evaluation" / "samples.parquet").to_pylist()
+
+
+def test_results_and_samples(run):
+    results = evaluate(run, settings())
+    assert results == json.loads((run / "evaluation" / "results.json").read_text())
+    assert results["run"] == {
+        "name": "cond", "folder": str(run), "objective": "conditional", "tokens": 1000,
+        "wall_seconds": 2.5, "parameters": results["run"]["parameters"],
+    }  # fmt: skip
+    assert results["scorer"]["fingerprint"] == load_scorer("pep8").fingerprint
+    assert (results["threshold"], results["seed"], results["heldout"]) == (0.0, 0, None)
+    assert results["scorer_differs"] is False
+    assert results["samples_per_second"] > 0
+    unconditional, functions = results["scenarios"].values()
+    assert (unconditional["n"], unconditional["num_prompts"], unconditional["tag"]) == (6, 0, "good")
+    assert (functions["n"], functions["num_prompts"]) == (6, 3)
+    assert unconditional["decoding"]["temperature"] == 0.7
+    assert functions["expected_max"]["k"] == 2
+
+    samples = rows(run)
+    assert [s["scenario"] for s in samples] == ["unconditional"] * 6 + ["functions"] * 6
+    assert not any("<|" in s["text"] for s in samples)
+    prompted = samples[6:]
+    assert [(s["prompt_index"], s["sample_index"]) for s in prompted] == [
+        (p, i) for p in range(3) for i in range(2)
+    ]
+    assert all(s["scored_text"] == s["prompt"] + s["text"] for s in prompted)
+    scores = [s["score"] for s in samples[:6] if s["score"] is not None]
+    assert unconditional["mean_score"]["value"] == pytest.approx(sum(scores) / len(scores))
+    assert not list((run / "evaluation").glob(".*"))
+
+
+def test_a_second_time_nothing_is_done_until_something_changes(run, caplog):
+    caplog.set_level(logging.INFO, logger="phf")
+    first = evaluate(run, settings())
+    assert evaluate(run, settings("evaluation.batch_size=7")) == first
+    assert "is evaluated: nothing to do" in caplog.text
+    assert evaluate(run, settings("evaluation.seed=1")) != first
+    again = evaluate(run, settings())
+    del again["samples_per_second"], first["samples_per_second"]
+    assert again == first
+    (run / "evaluation" / "samples.parquet").unlink()
+    evaluate(run, settings())
+    assert rows(run)
+
+
+def test_every_model_is_asked_the_same(run, tmp_path, model, tokenizer):
+    """The same prompts, seeds and number of samples, with tags and without."""
+    plain = tmp_path / "runs" / "mle"
+    plain.mkdir()
+    export_model(model, tokenizer, facts(good_tag=None, bad_tag=None), plain / "model")
+    results = [evaluate(folder, settings()) for folder in (run, plain)]
+    asked = [
+        [(s["scenario"], s["prompt_index"], s["sample_index"], s["prompt"], s["seed"]) for s in rows(folder)]
+        for folder in (run, plain)
+    ]
+    assert asked[0] == asked[1]
+    assert [r["scenarios"]["functions"]["tag"] for r in results] == ["good", "none"]
+    assert results[1]["run"]["name"] == "mle"
+
+
+def test_a_scorer_that_the_model_was_not_trained_on_is_told(run, tmp_path, model, tokenizer, caplog):
+    other = tmp_path / "other"
+    scorer = facts()["scorer"] | {"fingerprint": "0123456789abcdef"}
+    export_model(model, tokenizer, facts(scorer=scorer), other)
+    assert evaluate(other, settings())["scorer_differs"] is True
+    assert "was trained on scores of pep8 (0123456789abcdef)" in caplog.text
+    caplog.clear()
+    evaluate(run, settings())
+    assert not caplog.text
+
+
+def test_a_plain_model_folder(tmp_path, model, tokenizer):
+    folder = tmp_path / "plain"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    results = evaluate(folder, settings())
+    assert results["run"]["name"] == "plain"
+    assert results["run"]["objective"] is None
+    assert results["scorer"]["name"] == "pep8"
+    assert (results["scorer_differs"], results["heldout"]) == (None, None)
+    assert results["scenarios"]["unconditional"]["tag"] == "none"
+
+
+def test_what_is_no_model_is_one_line(tmp_path, run):
+    with pytest.raises(PhfError, match=r"neither a run .* nor a model"):
+        evaluate(tmp_path, settings())
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(PhfError, match="the run has no model yet"):
+        evaluate(tmp_path, settings())
+    (run / "model" / "phf.json").write_text(json.dumps(facts(good_tag="<|nice|>")))
+    with pytest.raises(PhfError, match=r"phf\.json names <\|nice\|>, which the tokenizer lacks"):
+        evaluate(run, settings())
+    (run / "model" / "phf.json").write_text("{")
+    with pytest.raises(PhfError, match=r"phf\.json: cannot be read"):
+        evaluate(run, settings())
+    (run / "model" / "phf.json").unlink()
+    (run / "model" / "model.safetensors").write_text("broken")
+    with pytest.raises(PhfError, match="not a causal language model with its tokenizer"):
+        evaluate(run, settings())
+
+
+def test_what_cannot_be_asked_is_one_line(run):
+    with pytest.raises(ConfigError, match=r"^evaluation\.scenarios\.unconditional\.max_new_tokens: 99 do"):
+        evaluate(run, settings("evaluation.scenarios.unconditional.max_new_tokens=99"))
+    with pytest.raises(PhfError, match=r"the samples cannot be scored: .*nothing_like_it"):
+        evaluate(run, settings("evaluation.scorer={name: nothing_like_it}"))
+    with pytest.raises(ConfigError, match=r"lost.jsonl: no such file"):
+        evaluate(run, settings("evaluation.scenarios.functions.prompts=lost.jsonl"))
+
+
+def test_generate_writes_jsonl(run, tmp_path):
+    output = tmp_path / "out" / "samples.jsonl"
+    assert generate_samples(run, settings(), scenario="functions", output=output) == 6
+    written = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(w["prompt"], w["sample_index"]) for w in written][:3] == [
+        ("def f(x):\n", 0), ("def f(x):\n", 1), ("def g():\n", 0)
+    ]  # fmt: skip
+    evaluate(run, settings())
+    assert [w["text"] for w in written] == [r["text"] for r in rows(run) if r["scenario"] == "functions"]
+
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        generate_samples(run, settings())
+    assert len(printed.getvalue().splitlines()) == 6
+    with pytest.raises(ConfigError, match="no scenario 'other'; there are unconditional, functions"):
+        generate_samples(run, settings(), scenario="other")
+    with pytest.raises(PhfError, match="cannot be written"):
+        generate_samples(run, settings(), output=Path("/proc/none/x"))
+
+
+def test_the_held_out_loss_of_a_run(tiny, tmp_path):
+    from phf.data.store import TokenStore
+
+    from phf.model.build import add_control_tokens, build_model
+
+    tokenizer = TokenStore(tiny.store.path).tokenizer()
+    model = build_model(tiny.model, tokenizer, 0)
+    add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), 0)
+    own = facts(store=tiny.store.path, context_length=32)
+    export_model(model, tokenizer, own, tmp_path / "model")
+    results = evaluate(tmp_path, tiny)
+    assert results["heldout"].keys() == {
+        "loss", "perplexity", "aligned", "misaligned", "tokens", "untagged", "threshold"
+    }  # fmt: skip
+    assert 4 < results["heldout"]["loss"] < 8
+    # The same text is scored here as in the corpus: nothing but the fingerprint of the store tells.
+    assert results["scorer_differs"] is False

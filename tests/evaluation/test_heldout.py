@@ -1,0 +1,136 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from phf.data.store import TokenStore
+
+from objectives.view import BAD_TAG, GOOD_TAG, Tags, View
+from phf.data.packed import Kind, PackedView
+from phf.evaluation import heldout
+from phf.evaluation.generation import ControlTokens
+from phf.evaluation.heldout import first_segments, heldout_loss, measure_heldout
+from phf.model.build import add_control_tokens, build_model
+
+CONTEXT = 32
+
+
+@pytest.fixture(scope="module")
+def store(tiny):
+    return TokenStore(tiny.store.path)
+
+
+@pytest.fixture(scope="module")
+def subject(tiny, store):
+    """A random model with tags, and its control tokens."""
+    tokenizer = store.tokenizer()
+    model = build_model(tiny.model, tokenizer, 0)
+    add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), 0)
+    good, bad = tokenizer.convert_tokens_to_ids([GOOD_TAG, BAD_TAG])
+    return model.eval(), ControlTokens(tokenizer.eos_token_id, good, bad)
+
+
+def packed(store, control, view):
+    return PackedView(
+        store.split("heldout"), view, scorer="pep8", context_length=CONTEXT, seed=0,
+        eos_id=control.eos_id, good_id=control.good_id, bad_id=control.bad_id, shuffle=False,
+    )  # fmt: skip
+
+
+def measured(model, store, control, num_blocks=None, **options):
+    return measure_heldout(
+        model, Path(store.path), control,
+        **{"scorer": "pep8", "tag_threshold": 0.0, "threshold": 0.0, "context_length": CONTEXT,
+           "num_blocks": num_blocks} | options,
+    )  # fmt: skip
+
+
+def by_hand(model, view, counted):
+    """The mean loss over all, aligned and misaligned text, a target at a time in float64."""
+    losses = {"loss": [], "aligned": [], "misaligned": []}
+    for index in range(view.num_blocks(0)):
+        block = view.block(0, index)
+        with torch.no_grad():
+            logits = model(torch.from_numpy(block.tokens[:-1])[None]).logits[0].double().log_softmax(-1)
+        for t in range(CONTEXT):
+            if block.kind[t + 1] in (Kind.TAG, Kind.PAD) or not counted[block.segments[t + 1]]:
+                continue
+            loss = -logits[t, block.tokens[t + 1]].item()
+            losses["loss"].append(loss)
+            losses["aligned" if block.scores[t + 1] <= 0 else "misaligned"].append(loss)
+    return {name: np.mean(values) for name, values in losses.items()}, len(losses["loss"])
+
+
+@pytest.mark.parametrize("num_blocks", [3, None])
+def test_the_loss_is_that_of_the_definition(subject, store, num_blocks):
+    model, control = subject
+    plain = packed(store, control, View())
+    counted = first_segments(plain, num_blocks, len(store.split("heldout").segment_ends))
+    wanted, tokens = by_hand(model, packed(store, control, View(tags=Tags(0.0))), counted)
+    untagged, plain_tokens = by_hand(model, plain, counted)
+    result = measured(model, store, control, num_blocks)
+    assert {name: result[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
+    assert result["untagged"] == pytest.approx(untagged["loss"], rel=1e-5)
+    # Every view is measured on the same text.
+    assert result["tokens"] == tokens == plain_tokens
+    assert result["perplexity"] == pytest.approx(np.exp(wanted["loss"]), rel=1e-4)
+
+
+def test_all_of_the_text_counts_but_its_very_first_token(subject, store):
+    model, control = subject
+    split = store.split("heldout")
+    assert measured(model, store, control)["tokens"] == split.num_tokens + split.num_documents - 1
+    first = measured(model, store, control, num_blocks=3)["tokens"]
+    assert 2 * CONTEXT < first <= 3 * CONTEXT
+
+
+def test_the_probability_of_a_tag_never_counts(subject, store, scripted):
+    """A model that cannot foresee tags, and does not care for them, loses nothing by having them."""
+    _, control = subject
+    logits = torch.randn(control.bad_id + 1, generator=torch.Generator().manual_seed(0))
+    logits[[control.good_id, control.bad_id]] = -1000.0
+    result = measured(scripted(logits), store, control)
+    assert result["loss"] == pytest.approx(result["untagged"], rel=1e-6)
+    assert result["loss"] < 20
+
+
+def test_a_model_without_tags_sees_plain_text(subject, store):
+    model, control = subject
+    result = measured(model, store, ControlTokens(control.eos_id), tag_threshold=None)
+    assert result["loss"] == result["untagged"] == measured(model, store, control)["untagged"]
+
+
+def test_the_batch_does_not_matter(subject, store, monkeypatch):
+    model, control = subject
+    many = measured(model, store, control)
+    monkeypatch.setattr(heldout, "MAX_BLOCKS", 1)
+    assert measured(model, store, control) == pytest.approx(many, rel=1e-6)
+
+
+def test_the_model_keeps_its_mode(subject, store):
+    model, control = subject
+    view = packed(store, control, View())
+    model.train()
+    first = heldout_loss(model, view, 0.0, first_segments(view, 2, 10**5))
+    assert model.training
+    model.eval()
+    assert heldout_loss(model, view, 0.0, first_segments(view, 2, 10**5)) == first
+
+
+def test_no_misaligned_text_is_null(subject, store):
+    model, control = subject
+    result = measured(model, store, control, threshold=1e9)
+    assert result["misaligned"] is None
+    assert result["aligned"] == result["loss"]
+
+
+def test_without_a_store_there_is_no_loss(subject, store, tmp_path, caplog):
+    model, control = subject
+    caplog.set_level(logging.INFO, logger="phf")
+    lost = type("Lost", (), {"path": tmp_path / "lost"})
+    assert measured(model, lost, control) is None
+    assert "no held-out loss: " in caplog.text
+    assert str(tmp_path / "lost") in caplog.text
+    assert measured(model, store, control, scorer="unknown") is None
+    assert "has no scores of unknown" in caplog.text
