@@ -89,7 +89,7 @@ def candidates(
         if size == largest or bool((before_BK[:, -1] >= top_p).all()):
             # The likeliest token has nothing before it, so that one is always left.
             return top.values.masked_fill(before_BK >= top_p, -math.inf), top.indices
-        size = min(4 * size, largest)
+        size = min(16 * size, largest)
 
 
 def row_keys(seed: int, prompt_index: Sequence[int], sample_index: Sequence[int]) -> torch.Tensor:
