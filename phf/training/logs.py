@@ -8,6 +8,8 @@ import math
 import os
 import time
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,13 @@ class Metrics(L.Callback):
         elif trainer.is_global_zero:
             left = (self.total_steps - trainer.global_step) * self.tokens_per_step
             log.info("%s  %.0f s left", line, left / metrics["train/tokens_per_second"])
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count in the speed of training."""
+        start = time.perf_counter()
+        yield
+        self.seconds_paused += time.perf_counter() - start
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.pause = time.perf_counter()

@@ -79,9 +79,10 @@ def pretrain(config: Config) -> Path:
     checkpoints = Checkpoints(
         folder / "checkpoints", train.checkpoint_every or -(-total_steps // 10), train.keep_checkpoints
     )
-    callbacks: list[Callback] = [Metrics(train.log_every, tokens_per_step, total_steps), checkpoints]
+    metrics = Metrics(train.log_every, tokens_per_step, total_steps)
+    callbacks: list[Callback] = [metrics, checkpoints]
     if train.samples_every:
-        callbacks.insert(0, Samples(config, tokenizer))
+        callbacks.append(Samples(config, tokenizer, metrics))
     accumulate = train.batch_size // (micro_batch * devices * train.nodes)
     trainer = L.Trainer(
         accelerator=accelerator,

@@ -1,0 +1,60 @@
+"""Samples during training, scored: misalignment as it develops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+
+from objectives import BAD_TAG, GOOD_TAG, Objective
+from phf.config import Config
+from phf.data.segments import segmenter
+from phf.evaluation.generation import ControlTokens
+from phf.evaluation.scoring import sample_and_score
+from phf.training.logs import Metrics, log_metrics
+from scorers import load_scorer
+
+
+class Samples(L.Callback):
+    """Draws a few samples of the first scenario every few steps, and logs their mean score and rate.
+
+    Nothing of it reaches the training: samples are drawn without the global random state.
+    """
+
+    def __init__(self, config: Config, tokenizer: Any, metrics: Metrics):
+        assert config.train.samples_every is not None
+        self.config = config
+        self.every = config.train.samples_every
+        self.tokenizer = tokenizer
+        self.metrics = metrics
+        scorer = config.evaluation.scorer or config.scorer
+        self.scorer = load_scorer(scorer.name, **scorer.options)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step % self.every:
+            return
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Objective)
+        tagged = pl_module.view().tags is not None
+        good, bad = (
+            self.tokenizer.convert_tokens_to_ids(tag) if tagged else None for tag in (GOOD_TAG, BAD_TAG)
+        )
+        evaluation = self.config.evaluation
+        with self.metrics.paused():
+            measured = sample_and_score(
+                pl_module.model,
+                self.tokenizer,
+                next(iter(evaluation.scenarios.values())),
+                ControlTokens(self.tokenizer.eos_token_id, good, bad),
+                self.scorer,
+                segmenter(self.config.segmenter),
+                num_samples=self.config.train.samples,
+                threshold=evaluation.threshold,
+                context_length=self.config.model.context_length,
+                seed=evaluation.seed,
+                batch_size=evaluation.batch_size,
+            )
+            log_metrics(trainer, {f"samples/{name}": value for name, value in measured.items()})
