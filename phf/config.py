@@ -7,7 +7,7 @@ The schema is the dataclasses below. YAML files are merged over its defaults fro
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -407,7 +407,7 @@ def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | Non
         try:
             config = OmegaConf.merge(config, layer)
         except ConfigKeyError as error:
-            raise ConfigError(f"{source}: {_unknown_key(layer)}") from error
+            raise ConfigError(f"{source}: {_unknown_key(error)}") from error
         except OmegaConfBaseException as error:
             raise ConfigError(f"{source}: {error.full_key or '?'}: {_first_line(error)}") from error
     try:
@@ -457,35 +457,10 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _unknown_key(layer: DictConfig) -> str:
-    """Names the first key of `layer` that the schema lacks, and the nearest one it has."""
-
-    def schema(cls: type, prefix: str) -> dict[str, type | None]:
-        known: dict[str, type | None] = {}
-        instance = cls()
-        for f in fields(cls):
-            value = getattr(instance, f.name)
-            known[prefix + f.name] = None
-            if is_dataclass(value):
-                known |= schema(type(value), f"{prefix}{f.name}.")
-        return known
-
-    known = schema(Config, "")
-
-    def leaves(node: Any, prefix: str) -> Sequence[str]:
-        if not isinstance(node, DictConfig):
-            return []
-        found: list[str] = []
-        for key in node:
-            name = f"{prefix}{key}"
-            if name not in known and any(k.startswith(f"{prefix}") for k in known):
-                found.append(name)
-            elif any(k.startswith(f"{name}.") for k in known):
-                found += leaves(node._get_node(key), f"{name}.")
-        return found
-
-    unknown = leaves(layer, "")
-    if not unknown:
-        return "a key that is not in the schema"
-    nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
-    return f"no key {unknown[0]}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+def _unknown_key(error: ConfigKeyError) -> str:
+    """Names the key that the schema lacks, and the nearest one it has there."""
+    known = [field.name for field in fields(error.object_type)] if is_dataclass(error.object_type) else []
+    nearest = difflib.get_close_matches(str(error.key), known, n=1, cutoff=0.5)
+    section = error.full_key.rpartition(".")[0]
+    hint = f"; did you mean {section}{'.' if section else ''}{nearest[0]}?" if nearest else ""
+    return f"no key {error.full_key}{hint}"

@@ -1,7 +1,7 @@
 """The files that annotation writes: one sidecar a shard, made of parts that survive the end of the process.
 
 A part holds the scores of about `PART_DOCUMENTS` documents, and has its name only when it is complete.
-The next start goes on after the last part; when the shard has been read to its end, the parts become the sidecar.
+The next start goes on after the last part; at the end of the shard the parts become the sidecar.
 """
 
 from __future__ import annotations

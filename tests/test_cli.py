@@ -1,0 +1,89 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from phf.cli import _VERBS, main
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "phf", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    heavy = "{'torch', 'transformers', 'datasets', 'lightning', 'matplotlib'}"
+    code = f"import sys, phf.cli; print(sorted({heavy} & set(sys.modules)))"
+    start = time.perf_counter()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+    result = run("--help")
+    assert result.returncode == 0
+    assert all(verb in result.stdout for verb in _VERBS)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("verb", _VERBS)
+def test_every_verb_has_help_with_examples(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text
+    assert f"  phf {verb}" in text
+
+
+def test_version_and_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    with pytest.raises(SystemExit) as stopped:
+        main(["anotate"])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["pretrain", "train.tokns=1"], 2, "train.tokns=1: no key train.tokns; did you mean train.tokens?"),
+        (["pretrain", "store.path=nowhere"], 1, "nowhere"),
+        (["annotate"], 2, "documents.path is not set"),
+        (["annotate", "documents.path=nowhere.jsonl"], 2, "no such file: nowhere.jsonl"),
+        (["annotate", "documents.path=.", "scorer.name=pep9"], 2, "no scorer 'pep9'; did you mean pep8?"),
+        (["annotate", "documents.path=.", "scorer.options.x=1"], 2, "scorer pep8 has no option 'x'"),
+        (["tokenize"], 2, "documents.path"),
+        (["evaluate", "nowhere"], 2, "nowhere: no such folder; give a run or model folder"),
+        (["evaluate", "a.key=1"], 2, "give a run or model folder"),
+        (["generate", "nowhere"], 2, "nowhere: no such folder"),
+        (["report", "nowhere"], 1, "phf evaluate"),
+        (["export", "nowhere", "out"], 1, "nowhere is not a run folder"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_a_code(arguments, code, message, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"phf {arguments[0]}: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = run("export", str(tmp_path), "out", "--debug")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_print_config_prints_yaml_and_stops(capsys):
+    assert main(["pretrain", "run.name=mine", "--print-config"]) == 0
+    assert "folder: runs/mine" in capsys.readouterr().out
+
+
+def test_scorers_are_listed(capsys):
+    assert main(["scorers"]) == 0
+    out = capsys.readouterr().out
+    assert "pep8" in out
+    assert "violations" in out

@@ -1,0 +1,85 @@
+import ast
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import phf.config
+from phf.config import find_config, load_config, to_yaml
+from phf.errors import ConfigError
+
+
+def test_layers_go_from_left_to_right_and_overrides_last(tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {tokens: 100, batch_size: 2}")
+    (tmp_path / "b.yaml").write_text("train: {tokens: 200}\nrun: {name: b}")
+    config = load_config(["train.batch_size=4", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")])
+    assert (config.train.tokens, config.train.batch_size, config.run.folder) == (200, 4, "runs/b")
+
+
+def test_a_printed_configuration_reads_back_equal(tmp_path):
+    config = load_config(["scorer.options.max_line_length=100", "run.name=x", "objective.threshold=0"])
+    (tmp_path / "printed.yaml").write_text(to_yaml(config))
+    assert load_config([str(tmp_path / "printed.yaml")]) == config
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("train.tokns=3", "train.tokns=3: no key train.tokns; did you mean train.tokens?"),
+        ("trian.tokens=3", "no key trian; did you mean train?"),
+        (
+            "evaluation.scenarios.x.sampels=3",
+            "no key evaluation.scenarios.x.sampels; did you mean evaluation.scenarios.x.samples?",
+        ),
+        ("evaluation.scorer.nam=x", "no key evaluation.scorer.nam; did you mean evaluation.scorer.name?"),
+        ("train.tokens=many", "train.tokens: Value 'many'"),
+        ("train.schedule=square", "expected one of ['linear', 'cosine', 'wsd', 'constant']"),
+        ("objective.threshold=five", "must be a number or a quantile such as q0.05, not 'five'"),
+        ("objective.threshold=q5", "must be a number or a quantile such as q0.05, not 'q5'"),
+        ("annotations.part=3", "annotations.part must lie in [0, 1), not 3"),
+        ("store.heldout_fraction=1.5", "store.heldout_fraction must lie in [0, 1)"),
+        ("train.loggers=[csv,paper]", "no logger paper"),
+        ("train.betas=[0.9]", "train.betas must be two numbers"),
+        ("train.tokens_seen=9_000_000_000", "train.tokens_seen must be"),
+        ("tokenizer.vocab_size=5", "at least 257"),
+        ("evaluation.scenarios.unconditional.top_p=0", "top_p must lie in (0, 1]"),
+        ("evaluation.scenarios.unconditional.min_new_tokens=500", "min_new_tokens must lie in"),
+        ("evaluation.scenarios.unconditional.prompts=3", "prompts must be a file or a list"),
+        ("train=3", "train=3"),
+        ("nonsense", "neither a YAML file (.yaml, .yml) nor a key=value override"),
+        ("nowhere.yaml", "nowhere.yaml: no such file"),
+    ],
+)
+def test_errors_say_what_and_where(argument, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config([argument])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "not valid YAML"), ("- 1\n- 2", "must hold keys and values"), ("\xff", "cannot be read")],
+)
+def test_broken_files(tmp_path, text, message):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=message):
+        load_config([str(path)])
+
+
+def test_every_field_has_a_sentence():
+    """A string literal follows each field of the schema."""
+    classes = ast.parse(Path(phf.config.__file__).read_text(encoding="utf-8")).body
+    for cls in classes:
+        if isinstance(cls, ast.ClassDef) and cls.name != "Config":
+            for field, after in pairwise(cls.body):
+                if isinstance(field, ast.AnnAssign):
+                    assert isinstance(after, ast.Expr), f"{cls.name}.{ast.unparse(field.target)}"
+                    assert isinstance(after.value, ast.Constant)
+
+
+def test_find_config():
+    assert find_config("quickstart.yaml").is_file()
+    with pytest.raises(ConfigError, match=r"no configuration file configs/none.yaml"):
+        find_config("none.yaml")
