@@ -6,14 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
+from phf.evaluation.metrics import Interval, mean_by_cluster
 from phf.evaluation.runs import EvaluatedRun, Key, Sample, lookup, scenario_names
 
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 2000
-_RESAMPLE_CHUNK = 1_000_000
-"""Draws held in memory at a time."""
+DEFAULT_CONFIDENCE = 0.95
 
 
 def find_baseline(runs: Sequence[EvaluatedRun]) -> EvaluatedRun:
@@ -43,7 +39,9 @@ def _compare_scenario(run: EvaluatedRun, baseline: EvaluatedRun, name: str) -> d
     ours = lookup(run.scenarios[name], "mean_score") or {}
     theirs = lookup(baseline.scenarios[name], "mean_score") or {}
     value, reference = lookup(ours, "value"), lookup(theirs, "value")
-    difference, num_pairs = paired_difference(run.samples.get(name, {}), baseline.samples.get(name, {}))
+    confidence = lookup(baseline.results, "confidence") or DEFAULT_CONFIDENCE
+    pairs = run.samples.get(name, {}), baseline.samples.get(name, {})
+    difference, num_pairs = paired_difference(*pairs, confidence)
     if difference is None and value is not None and reference is not None:
         difference = {"value": value - reference, "low": None, "high": None}
     bounds = [lookup(side, bound) for side in (ours, theirs) for bound in ("low", "high")]
@@ -53,7 +51,7 @@ def _compare_scenario(run: EvaluatedRun, baseline: EvaluatedRun, name: str) -> d
         "baseline": baseline.label,
         "scenario": name,
         "difference": difference,
-        "confidence": CONFIDENCE,
+        "confidence": confidence,
         "num_pairs": num_pairs,
         "ratio": value / reference if value is not None and reference else None,
         "overlap": overlap,
@@ -61,8 +59,8 @@ def _compare_scenario(run: EvaluatedRun, baseline: EvaluatedRun, name: str) -> d
 
 
 def paired_difference(
-    ours: dict[Key, Sample], theirs: dict[Key, Sample], seed: int = 0
-) -> tuple[dict[str, float | None] | None, int]:
+    ours: dict[Key, Sample], theirs: dict[Key, Sample], confidence: float = DEFAULT_CONFIDENCE
+) -> tuple[Interval | None, int]:
     """The mean difference of score over samples with the same prompt and index, with a bootstrap interval.
 
     Samples of one prompt resemble each other, so prompts are drawn where there are several of them, and
@@ -80,42 +78,36 @@ def paired_difference(
         prompts.append(key[0])
     if not differences:
         return None, 0
-    scores = np.asarray(differences, dtype=np.float64)
-    _, unit = np.unique(prompts, return_inverse=True)
-    if unit.max() == 0:
-        unit = np.arange(len(scores))
-    sums, counts = np.bincount(unit, weights=scores), np.bincount(unit)
-    low, high = np.quantile(_resample_means(sums, counts, seed), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {"value": float(scores.mean()), "low": float(low), "high": float(high)}, len(scores)
-
-
-def _resample_means(sums: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Means of `NUM_RESAMPLES` draws, with replacement, of units with these sums over these many samples."""
-    generator = np.random.default_rng(seed)
-    chunk = max(1, _RESAMPLE_CHUNK // len(sums))
-    means = []
-    for start in range(0, NUM_RESAMPLES, chunk):
-        drawn = generator.integers(len(sums), size=(min(chunk, NUM_RESAMPLES - start), len(sums)))
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    return np.concatenate(means)
+    clusters = prompts if len(set(prompts)) > 1 else None
+    return mean_by_cluster(differences, clusters, confidence, seed=0), len(differences)
 
 
 def find_warnings(runs: Sequence[EvaluatedRun]) -> list[str]:
     """A sentence for each reason why the runs cannot be compared, or not without care."""
-    scorer = _differing("scorer", runs, lambda run: _scorer(run.results))
-    measurement = [
-        _differing("threshold", runs, lambda run: lookup(run.results, "threshold")),
-        _differing("seed", runs, lambda run: lookup(run.results, "seed")),
+
+    def differing(what: str, *path: str) -> str | None:
+        return _differing(what, runs, lambda run: lookup(run.results, *path))
+
+    incomparable = [
+        _differing("scorer", runs, lambda run: _scorer(run.results)),
+        differing("threshold", "threshold"),
+        differing("seed", "seed"),
+        differing("coverage of the intervals", "confidence"),
         *(warning for name in scenario_names(runs) for warning in _scenario_warnings(runs, name)),
     ]
     budgets = [tokens for run in runs if (tokens := lookup(run.results, "run", "tokens"))]
-    warnings = [f"Not comparable: {found}" for found in [scorer, *measurement] if found]
-    if budgets and max(budgets) > 1.01 * min(budgets):
-        found = _differing(
-            "number of training tokens", runs, lambda run: lookup(run.results, "run", "tokens")
-        )
-        warnings.append(f"Compare with care: {found}")
-    return warnings
+    uneven = budgets and max(budgets) > 1.01 * min(budgets)
+    rescored = [run.label for run in runs if run.results.get("scorer_differs")]
+    care = [
+        differing("number of training tokens", "run", "tokens") if uneven else None,
+        differing("threshold of aligned held-out text", "heldout", "threshold"),
+        f"samples are scored by another scorer than the corpus of {', '.join(rescored)}."
+        if rescored
+        else None,
+    ]
+    return [f"Not comparable: {found}" for found in incomparable if found] + [
+        f"Compare with care: {found}" for found in care if found
+    ]
 
 
 def same_scorer(runs: Sequence[EvaluatedRun]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,9 @@ _STYLE = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.8,
     "lines.markersize": 6,
+    "text.parse_math": False,  # a name with dollar signs is no formula
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.06,
     "legend.frameon": False,
     "legend.handlelength": 1.6,
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and set in the page's font
@@ -89,7 +94,8 @@ def draw_plots(runs: Sequence[EvaluatedRun]) -> list[Plot]:
     import matplotlib as mpl
 
     # Not pyplot: figures of our own need no display, and leave the caller's backend as it is.
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_STYLE}):
+    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_STYLE}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name may be in any script
         return [_render(*drawn) for drawn in _draw_all(runs)]
 
 
@@ -133,7 +139,7 @@ def _against_loss(runs: Sequence[EvaluatedRun], name: str, unit: str) -> Figure 
         score = lookup(run.scenarios, name, "mean_score") or {}
         values = lookup(run.results, "heldout", "loss"), lookup(score, "value")
         if None not in values:
-            points.append((index, run.label, *values, lookup(score, "low"), lookup(score, "high")))
+            points.append((index, _label(run), *values, lookup(score, "low"), lookup(score, "high")))
     if not points:
         return None
     figure, axes = _figure(f"Mean score ({unit})", "Held-out loss (nats a token)")
@@ -148,7 +154,7 @@ def _against_loss(runs: Sequence[EvaluatedRun], name: str, unit: str) -> Figure 
     slack = max(0.0, _LEAST_SPAN - (right - left)) / 2  # a difference of nothing must not fill the plot
     axes.set_xlim(left - slack, right + slack)
     axes.set_ylim(bottom=0)
-    return _finished(figure, len(points))
+    return _finished(figure)
 
 
 def _distribution(runs: Sequence[EvaluatedRun], name: str, unit: str) -> Figure | None:
@@ -169,17 +175,17 @@ def _distribution(runs: Sequence[EvaluatedRun], name: str, unit: str) -> Figure 
             [1.0 if steps[0] > 0 else share[0], *share, 0],
             where="post",
             **_line(index),
-            label=runs[index].label,
+            label=_label(runs[index]),
         )
     axes.set_xlim(0, right)
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(_percent())
-    return _finished(figure, len(scores))
+    return _finished(figure)
 
 
 def _over_tokens(runs: Sequence[EvaluatedRun], metric: str, title: str) -> Figure | None:
     curves = [
-        (index, run.label, run.metrics[metric]) for index, run in enumerate(runs) if run.metrics.get(metric)
+        (index, _label(run), run.metrics[metric]) for index, run in enumerate(runs) if run.metrics.get(metric)
     ]
     if not curves:
         return None
@@ -195,23 +201,35 @@ def _over_tokens(runs: Sequence[EvaluatedRun], metric: str, title: str) -> Figur
     from matplotlib.ticker import EngFormatter
 
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    return _finished(figure, len(curves))
+    return _finished(figure)
 
 
 def _figure(title: str, xlabel: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.4, 3.5), layout="constrained")
+    figure = Figure(figsize=(4.7, 3.2), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(visible=False, axis="x")
-    axes.set_title(textwrap.fill(title, 62))
-    axes.set_xlabel(textwrap.fill(xlabel, 62))
+    axes.set_title(textwrap.fill(title, 54))
+    axes.set_xlabel(textwrap.fill(xlabel, 54))
     return figure, axes
 
 
-def _finished(figure: Figure, num_labels: int) -> Figure:
-    figure.legend(loc="outside upper left", ncols=min(num_labels, 3), columnspacing=1.4)
+def _finished(figure: Figure) -> Figure:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns = 3 if max(map(len, labels)) <= 16 else 1
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=min(len(labels), columns), columnspacing=1.4
+    )
     return figure
+
+
+def _label(run: EvaluatedRun) -> str:
+    """The run's label on one short line; with an underscore in front the legend would leave it out."""
+    label = " ".join(run.label.split())
+    if len(label) > 44:  # runs of one name differ in their ends
+        label = f"{label[:14]}\u2026{label[-29:]}"
+    return f" {label}" if label.startswith("_") else label
 
 
 def _line(index: int) -> dict[str, Any]:
@@ -251,4 +269,4 @@ def _inline(svg: str, name: str, title: str) -> str:
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     svg = svg.replace(_WHITE, "none")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{title.replace(chr(34), "")}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)

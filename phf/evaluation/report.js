@@ -68,7 +68,8 @@
 
   function format(value) {
     if (value === null || value === undefined) return "–";
-    return value === 0 || Math.abs(value) >= 1e-4 ? String(Number(value.toPrecision(3))) : value.toExponential(2);
+    if (value === 0) return "0";
+    return Math.abs(value) < 1e-4 || Math.abs(value) >= 1e3 ? value.toExponential(2) : value.toPrecision(3);
   }
 
   function makeCell(row, run, query) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,16 @@ from phf.evaluation.runs import lookup
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as RichTable
 
 Columns = dict[str, Callable[[dict[str, Any]], Cell]]
 """Head of a column, and what it shows of a run (or of a run's measurements in a scenario)."""
 
-_NARROW = 100
-"""Characters of a terminal below which the columns of least weight are left out."""
-_OPTIONAL = {"Samples", "Segment rate", "Unscored", "Parameters", "Untagged", "Perplexity", "Time"}
+_DISPENSABLE = (
+    "Unscored", "Parameters", "Segment rate", "Untagged", "Perplexity", "Samples", "Time", "Max", "Aligned",
+    "Misaligned", "Objective", "Rate",
+)  # fmt: skip
+"""Columns that a terminal too narrow for all of them does without, the first ones first."""
 
 _VARIETY: Columns = {
     "Tag": lambda measured: Cell(str(lookup(measured, "tag") or DASH)),
@@ -30,14 +33,14 @@ _VARIETY: Columns = {
 }
 _RUNS: Columns = {
     "Objective": lambda run: Cell(lookup(run, "run", "objective") or DASH),
-    "Parameters": lambda run: Cell(amount(lookup(run, "run", "parameters"))),
     "Tokens": lambda run: Cell(amount(lookup(run, "run", "tokens"))),
-    "Time": lambda run: Cell(duration(lookup(run, "run", "wall_seconds"))),
     "Held-out loss": lambda run: Cell(number(lookup(run, "heldout", "loss"), decimals=3)),
     "Untagged": lambda run: Cell(number(lookup(run, "heldout", "untagged"), decimals=3)),
     "Aligned": lambda run: Cell(number(lookup(run, "heldout", "aligned"), decimals=3)),
     "Misaligned": lambda run: Cell(number(lookup(run, "heldout", "misaligned"), decimals=3)),
     "Perplexity": lambda run: Cell(number(lookup(run, "heldout", "perplexity"))),
+    "Parameters": lambda run: Cell(amount(lookup(run, "run", "parameters"))),
+    "Time": lambda run: Cell(duration(lookup(run, "run", "wall_seconds"))),
 }
 
 
@@ -79,13 +82,13 @@ def _misalignment(results: dict[str, Any], names: list[str]) -> Table:
     runs = results["runs"]
     of_maximum = {lookup(run, "scenarios", name, "expected_max", "k") for run in runs for name in names}
     of_maximum -= {None}
-    maximum = f"Max of {of_maximum.pop()}" if len(of_maximum) == 1 else "Expected max"
+    maximum = f"Max of {of_maximum.pop()}" if len(of_maximum) == 1 else "Maximum expected"
     columns: Columns = {
-        "Samples": lambda measured: Cell(integer(lookup(measured, "n"))),
         "Mean score": lambda measured: interval(lookup(measured, "mean_score")),
         "Rate": lambda measured: interval(lookup(measured, "rate"), percent=True),
         "Segment rate": lambda measured: interval(lookup(measured, "segment_rate"), percent=True),
         maximum: lambda measured: interval(lookup(measured, "expected_max")),
+        "Samples": lambda measured: Cell(integer(lookup(measured, "n"))),
         "Unscored": lambda measured: Cell(integer(lookup(measured, "unscored"))),
     }
     heads = ["Run", *columns]
@@ -141,17 +144,27 @@ def print_table(results: dict[str, Any], console: Console) -> None:
     tables = make_tables(results)
     for table in (tables["misalignment"], tables["runs"]):
         if table.groups:
-            console.print(_for_terminal(table, narrow=console.width < _NARROW))
+            console.print(_fitted(table, console))
 
 
-def _for_terminal(table: Table, narrow: bool) -> Any:
+def _fitted(table: Table, console: Console) -> RichTable:
+    """The table without as many of its columns as the terminal has no room for."""
+    kept = list(range(len(table.columns)))
+    unlimited = console.options.update(max_width=10_000)
+    for dispensable in _DISPENSABLE:
+        if console.measure(_for_terminal(table, kept), options=unlimited).maximum <= console.width:
+            break
+        kept = [i for i in kept if not table.columns[i].startswith(dispensable)]
+    return _for_terminal(table, kept)
+
+
+def _for_terminal(table: Table, kept: Sequence[int]) -> RichTable:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text
 
     title = Text(table.title, style="bold")
     shown = RichTable(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    kept = [i for i, column in enumerate(table.columns) if not (narrow and column in _OPTIONAL)]
     for i in kept:
         shown.add_column(Text(table.columns[i]), justify="right" if i else "left", overflow="fold")
     for group, rows in table.groups.items():
@@ -171,9 +184,10 @@ def legend(results: dict[str, Any]) -> list[str]:
     first = results["runs"][0]
     threshold = lookup(first, "threshold")
     above = "the threshold" if threshold is None else f"{threshold:g}"
+    confidence = 100 * (lookup(first, "confidence") or 0.95)
     lines = [
         f"Mean score: {lookup(first, 'scorer', 'measures') or 'the score'}, averaged over the samples; "
-        "lower is better. Intervals in brackets are bootstrap intervals.",
+        f"lower is better. In brackets: {confidence:g} % intervals, bootstrapped.",
         f"Rate: share of the samples with a score above {above}; segment rate: of their sentences or lines.",
         "Max: the expected worst of so many samples. Unscored: samples of which the scorer cannot say.",
         "Held-out loss: nats a token, control tokens given and not counted; untagged: without; "
@@ -183,7 +197,7 @@ def legend(results: dict[str, Any]) -> list[str]:
         baseline = results["comparisons"][0]["baseline"]
         lines.insert(
             1,
-            f"Against {baseline}: change of the mean score; below it the 95 % interval of the difference "
-            "over pairs of samples with the same prompt and index.",
+            f"Against {baseline}: change of the mean score; in brackets the interval of the difference over "
+            "pairs of samples with the same prompt and index.",
         )
     return lines

@@ -64,7 +64,7 @@ def write_run(
             )  # fmt: skip
         half = 2 * scores.std() / np.sqrt(n)
         measured[scenario] = {
-            "tag": "good" if objective == "conditional" else None, "n": n, "num_prompts": num_prompts,
+            "tag": "good" if objective == "conditional" else "none", "n": n, "num_prompts": num_prompts,
             "mean_score": {"value": scores.mean(), "low": scores.mean() - half, "high": scores.mean() + half},
             "rate": {"value": (scores > 0).mean(), "low": 0.7, "high": 0.9},
             "expected_max": {"value": scores.max(), "low": 0.8 * scores.max(), "high": 1.1 * scores.max(),
@@ -80,7 +80,7 @@ def write_run(
                 "wall_seconds": 243.7, "parameters": 932_352},
         "scorer": {"name": "pep8", "version": "1", "fingerprint": fingerprint,
                    "measures": "violations a character", "options": {}},
-        "threshold": threshold, "seed": seed,
+        "scorer_differs": False, "threshold": threshold, "confidence": 0.95, "seed": seed,
         "heldout": {"loss": 1.9 + mean, "perplexity": 6.8, "aligned": 1.8, "misaligned": 2.3,
                     "tokens": 131_072, "untagged": 1.95},
         "scenarios": measured, "samples_per_second": 31.5,
@@ -252,10 +252,9 @@ class TestMissingPieces:
         assert terminal(results)
 
     @pytest.mark.parametrize("field", ["run", "scorer", "threshold", "seed", "heldout", "scenarios"])
-    def test_any_part_null(self, two_runs, tmp_path, field):
-        results = json.loads((two_runs[1] / "evaluation" / "results.json").read_text())
-        write_results(two_runs[1], results | {field: None})
-        assert terminal(report(two_runs, tmp_path / "report"))
+    def test_any_part_null(self, tmp_path, field):
+        folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", **{field: None})]
+        assert terminal(report(folders, tmp_path / "report"))
 
     def test_null_and_nan_measurements(self, two_runs, tmp_path):
         path = two_runs[1] / "evaluation" / "results.json"
@@ -368,6 +367,17 @@ class TestWarnings:
         assert "the prompts in signatures differ" in warnings
         assert results["comparisons"][1]["num_pairs"] == 0
 
+    def test_scored_otherwise_than_trained(self, tmp_path):
+        folder = write_run(tmp_path / "mle", scorer_differs=True)
+        (warning,) = report([folder], tmp_path / "report")["warnings"]
+        assert warning == "Compare with care: samples are scored by another scorer than the corpus of mle."
+
+    def test_aligned_text_under_another_threshold(self, tmp_path):
+        heldout = {"loss": 1.9, "aligned": 1.8, "misaligned": 2.0, "threshold": 0.5}
+        runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", "b", "rwr", heldout=heldout)]
+        (warning,) = report(runs, tmp_path / "report")["warnings"]
+        assert "threshold of aligned held-out text differs" in warning
+
     def test_other_scorer_makes_no_headline_claim(self, tmp_path):
         runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", "b", "rwr", mean=0.001, fingerprint="f")]
         assert "cannot be compared" in report(runs, tmp_path / "report")["headline"]
@@ -403,6 +413,20 @@ class TestPage:
         assert "alert(1)</script>" not in page
         assert "<img" not in page
         assert browser(tmp_path / "report")["scenarios"][0]["rows"][0]["cells"][0]["text"] == attack
+
+    def test_names_of_any_kind(self, tmp_path, recwarn):
+        names = ["_hidden", "$x^2$ \u5927\u6a21\u578b", "a|b*c " * 20]
+        scenario = {"scenarios": ('"><b>&',)}
+        runs = [write_run(tmp_path / str(i), name, **scenario) for i, name in enumerate(names)]
+        results = report(runs, tmp_path / "report")
+        page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+        assert "<b>" not in page
+        for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+            text = "".join(ElementTree.fromstring(svg).itertext())
+            assert "_hidden" in text
+            assert names[1] in text
+        assert terminal(results)
+        assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
     def test_whitespace_of_samples_is_kept(self, tmp_path):
         folder, text = write_run(tmp_path / "mle"), "if x:\n\n\treturn  1 \n"
