@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,19 +40,24 @@ def load_scorer(name: str, **options: Any) -> Scorer:
         **options: Its keyword options.
 
     Raises:
-        ScorerError: There is no such scorer, or it has no such option, or the option's value is wrong.
+        ScorerError: There is no such scorer, it has no such option, the option's value is wrong, or something
+            that it needs is missing.
     """
     cls = scorer_class(name)
-    accepted = [p for p in inspect.signature(cls).parameters.values() if p.kind != p.VAR_KEYWORD]
-    names = [parameter.name for parameter in accepted]
-    for option in options:
-        if option not in names and len(accepted) == len(inspect.signature(cls).parameters):
-            there = f"its options are {', '.join(names)}" if names else "it has none"
-            raise ScorerError(f"scorer {name} has no option {option!r}; {there}")
+    parameters = inspect.signature(cls).parameters.values()
+    known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    unknown = [option for option in options if option not in known]
+    if unknown and not any(p.kind == p.VAR_KEYWORD for p in parameters):
+        nearest = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        there = f"it has {', '.join(known)}" if known else "it has none"
+        raise ScorerError(f"scorer {name} has no option {unknown[0]!r}; {there}{hint}")
     try:
         return cls(**options)
-    except (TypeError, ValueError) as error:
-        raise ScorerError(f"scorer {name}: {str(error).partition(chr(10))[0]}") from error
+    except ImportError as error:
+        raise ScorerError(_missing(name, error)) from error
+    except (TypeError, ValueError, OSError) as error:
+        raise ScorerError(f"scorer {name} cannot be built: {_first_line(error)}") from error
 
 
 def scorer_class(name: str) -> type[Scorer]:
@@ -60,19 +66,34 @@ def scorer_class(name: str) -> type[Scorer]:
     Raises:
         ScorerError: There is no such scorer, or it cannot be imported.
     """
-    place = BUILT_IN.get(name, name)
-    module_name, _, class_name = place.partition(":")
-    if not class_name:
+    module_name, _, class_name = BUILT_IN.get(name, name).partition(":")
+    if not module_name or not class_name:
         nearest = difflib.get_close_matches(name, BUILT_IN, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(BUILT_IN)}"
+        hint = f"did you mean {nearest[0]}?" if nearest else f"there is {', '.join(BUILT_IN)}."
         raise ScorerError(f"no scorer {name!r}; {hint} One of your own is given as package.module:Class")
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ScorerError(f"scorer {name} cannot be imported: {error}") from error
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ScorerError(_missing(name, error)) from error
+    except Exception as error:  # the module is somebody else's
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise ScorerError(f"scorer {name}: {module_name} cannot be imported: {reason}") from error
+    cls = getattr(module, class_name, None)
+    if cls is None:
+        raise ScorerError(f"scorer {name}: {module_name} has no {class_name}")
     if not (inspect.isclass(cls) and issubclass(cls, Scorer)):
-        raise ScorerError(f"{name} is not a scorer: it does not inherit from scorers.Scorer")
+        raise ScorerError(f"scorer {name}: {class_name} does not inherit from scorers.Scorer")
     return cls
+
+
+def _missing(name: str, error: ImportError) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"scorer {name} needs {error.name}, which is not installed (or not on PYTHONPATH)"
+    return f"scorer {name} cannot be imported: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def scorer_names() -> list[str]:
@@ -86,6 +107,7 @@ def describe() -> list[Description]:
     for name in scorer_names():
         cls = scorer_class(name)
         low, high = cls.range
+        bounds = f"[{low:g}, inf)" if math.isinf(high) else f"[{low:g}, {high:g}]"
         granularity = "segment" if issubclass(cls, SegmentScorer) else "document"
-        described.append(Description(name, cls.measures, f"[{low:g}, {high:g}]", granularity))
+        described.append(Description(name, cls.measures, bounds, granularity))
     return described

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from importlib.metadata import version
+from typing import Any
 
 from phf.config import SegmenterConfig
 
@@ -12,40 +13,61 @@ Segmenter = Callable[[str], list[str]]
 
 # A line ends at \n alone, in code and in prose: `splitlines` would also cut at form feeds and the like.
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
-# A paragraph keeps the blank lines after it.
-_PARAGRAPH = re.compile(r"(?:[^\n]|\n(?!\s*\n))*(?:\n\s*\n(?:[^\S\n]*\n)*|$)")
+_BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 
 
 def segmenter(config: SegmenterConfig) -> Segmenter:
-    """The function that cuts a text into segments, by the configured unit."""
+    """The function that cuts a text into segments, by the configured unit.
+
+    Joined, the segments are the text; none is empty. An empty text has none.
+    """
     if config.name == "line":
         return _LINE.findall
     if config.name == "document":
         return lambda text: [text] if text else []
-    cut = _sentences if config.name == "sentence" else _paragraphs
+    starts = _sentence_starts if config.name == "sentence" else _paragraph_starts
     limit = config.max_chars
-    if limit is None:
-        return cut
-    return lambda text: [piece for segment in cut(text) for piece in _cap(segment, limit)]
+    return lambda text: [
+        piece for segment in _slices(text, starts(text)) for piece in _pieces(segment, limit or len(text))
+    ]
 
 
-def _paragraphs(text: str) -> list[str]:
-    return [paragraph for paragraph in _PARAGRAPH.findall(text) if paragraph]
+def segmenter_identity(config: SegmenterConfig) -> dict[str, Any]:
+    """What decides where a text is cut; goes into the manifest of annotations."""
+    identity: dict[str, Any] = {"name": config.name}
+    if config.name in ("sentence", "paragraph"):
+        identity["max_chars"] = config.max_chars
+    if config.name == "sentence":
+        identity["nupunkt"] = version("nupunkt")
+    return identity
 
 
-def _sentences(text: str) -> list[str]:
-    """Sentences by nupunkt, each with the white space after it; the first with what is before it too."""
+def _sentence_starts(text: str) -> Iterator[int]:
+    """Where sentences start, by nupunkt."""
     from nupunkt import sent_spans
 
-    if not text:
-        return []
-    # The library says where sentences start; slicing there loses nothing, whatever it does with white space.
-    starts = [start for start, _ in sent_spans(text)][1:]
-    bounds = [0, *(start for start in starts if start > 0), len(text)]
-    return [text[a:b] for a, b in pairwise(bounds) if b > a]
+    # Only where a sentence starts is taken from the library: so nothing is lost, whatever it does with white
+    # space.
+    return (start for start, _ in sent_spans(text)) if text else iter(())
 
 
-def _cap(segment: str, limit: int) -> Iterator[str]:
+def _paragraph_starts(text: str) -> Iterator[int]:
+    """Where paragraphs start; the blank lines before it belong to the one before."""
+    return (match.end() for match in _BLANK_LINES.finditer(text))
+
+
+def _slices(text: str, starts: Iterator[int]) -> Iterator[str]:
+    """The text, cut at the starts, except that a slice of white space alone stays with its neighbour."""
+    begin, last = 0, len(text.rstrip())
+    for start in starts:
+        if begin < start < last and not text[begin:start].isspace():
+            yield text[begin:start]
+            begin = start
+    if begin < len(text):
+        yield text[begin:]
+
+
+def _pieces(segment: str, limit: int) -> Iterator[str]:
     """Pieces of at most `limit` characters, cut after white space where there is some."""
     start = 0
     while len(segment) - start > limit:

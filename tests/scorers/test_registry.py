@@ -1,0 +1,99 @@
+import sys
+from textwrap import dedent
+
+import pytest
+
+from scorers import Scorer, ScorerError, describe, load_scorer, scorer_names
+from scorers.code import Pep8
+
+
+def test_built_in_scorers_are_found_by_name_with_options():
+    scorer = load_scorer("pep8", max_line_length=100)
+    assert isinstance(scorer, Pep8)
+    assert scorer.max_line_length == 100
+    assert "pep8" in scorer_names()
+
+
+def test_every_built_in_scorer_describes_itself():
+    lines = {line.name: line for line in describe()}
+    assert set(lines) == set(scorer_names())
+    assert (lines["pep8"].range, lines["pep8"].granularity) == ("[0, inf)", "document")
+    assert all(line.measures for line in lines.values())
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Makes a module `mine` of some source."""
+
+    def make(source: str) -> None:
+        (tmp_path / "mine.py").write_text(dedent(source))
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield make
+    sys.modules.pop("mine", None)
+
+
+LENGTH = """
+    from scorers import Score, SegmentScorer
+
+    class Length(SegmentScorer):
+        name = "length"
+        version = "1"
+        measures = "characters"
+
+        def __init__(self, scale: float = 1.0, *, unit: str = "c"):
+            self.scale = scale / 1
+
+        def score_segments(self, segments):
+            return [Score(len(segment) * self.scale) for segment in segments]
+
+    class NoScorer: ...
+"""
+
+
+def test_a_scorer_of_ones_own_is_found_by_its_place(module):
+    module(LENGTH)
+    scorer = load_scorer("mine:Length", scale=2)
+    assert isinstance(scorer, Scorer)
+    assert [[s.value for s in document] for document in scorer.score([["a", "bc"], [], ["d"]])] == [
+        [2, 4],
+        [],
+        [2],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("pep9", {}, "no scorer 'pep9'; did you mean pep8?"),
+        ("toxic", {}, "no scorer 'toxic'; there is"),
+        (":Length", {}, "no scorer ':Length'"),
+        ("mine:", {}, "no scorer 'mine:'"),
+        ("nowhere.to_be:Found", {}, "needs nowhere, which is not installed"),
+        ("mine:Width", {}, "mine has no Width"),
+        ("mine:NoScorer", {}, "NoScorer does not inherit from scorers.Scorer"),
+        ("mine:Length", {"scal": 1}, "has no option 'scal'; it has scale, unit; did you mean scale?"),
+        ("mine:Length", {"scale": "x"}, "scorer mine:Length cannot be built: unsupported operand"),
+        ("pep8", {"threshold": 1}, "scorer pep8 has no option 'threshold'; it has max_line_length, ignore"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line(module, name, options, message):
+    module(LENGTH)
+    with pytest.raises(ScorerError) as error:
+        load_scorer(name, **options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import no_such_package", "needs no_such_package, which is not installed"),
+        ("1 / 0", "mine cannot be imported: ZeroDivisionError: division by zero"),
+        ("def broken(:", "mine cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(module, source, message):
+    module(source)
+    with pytest.raises(ScorerError, match=message):
+        load_scorer("mine:Anything")
