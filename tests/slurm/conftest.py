@@ -14,6 +14,7 @@ import pytest
 
 HERE = Path(__file__).parent
 SBATCH_FILES = HERE.parents[1] / "slurm"
+ENDED = {"CD", "F", "CA", "TO", "NF", "OOM", "DL", "BF"}
 SBIN = os.pathsep.join(["/usr/sbin", "/sbin"])
 
 
@@ -41,10 +42,14 @@ class Slurm:
         end = time.monotonic() + seconds
         while True:
             states = self._run(["squeue", "-h", "-r", "-j", job, "-t", "all", "-o", "%t"]).split()
-            if states and not set(states) & {"PD", "CF", "R", "CG", "S"}:
+            if states and set(states) <= ENDED:
                 return states
             assert time.monotonic() < end, f"job {job} is still {states} after {seconds} seconds"
             time.sleep(0.3)
+
+    def signal(self, job: str, name: str) -> None:
+        """Sends a signal to the processes of a job, not to its script."""
+        self._run(["scancel", "-s", name, job])
 
     def _run(self, command: list[str], cwd: Path | None = None) -> str:
         done = subprocess.run(command, cwd=cwd, env=self.environment, capture_output=True, text=True)

@@ -1,6 +1,8 @@
-"""`slurm/pretrain.sbatch`: two nodes train the model that one process trains."""
+"""`slurm/pretrain.sbatch`: two nodes train the model that one process trains, stopped and requeued or not."""
 
 import json
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,13 @@ pytestmark = pytest.mark.slurm
 def test_two_nodes_train_what_one_process_trains(slurm, tiny, tmp_path):
     from phf.training.run import pretrain
 
-    config = replace(tiny, objective=replace(tiny.objective, name="conditional"))
+    # Each process draws its own dropout: only without it are two processes one.
+    without_dropout = {**tiny.model.config, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    config = replace(
+        tiny,
+        objective=replace(tiny.objective, name="conditional"),
+        model=replace(tiny.model, config=without_dropout),
+    )
     (tmp_path / "tiny.yaml").write_text(to_yaml(config))
     job = slurm.submit(
         "pretrain.sbatch",
@@ -45,6 +53,27 @@ def test_two_nodes_train_what_one_process_trains(slurm, tiny, tmp_path):
         torch.testing.assert_close(
             there[name], weight, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_a_run_that_is_asked_to_stop_is_requeued_and_goes_on(slurm, tiny, tmp_path):
+    train = replace(tiny.train, tokens=120 * tiny.train.tokens, checkpoint_every=10**6, heldout_every=10**6)
+    (tmp_path / "tiny.yaml").write_text(to_yaml(replace(tiny, train=train)))
+    options = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
+    job = slurm.submit("pretrain.sbatch", "tiny.yaml", "run.folder=run", options=options, folder=tmp_path)
+    end = time.monotonic() + 180
+    while "step 20/" not in logs(tmp_path):
+        assert time.monotonic() < end, logs(tmp_path)
+        time.sleep(0.2)
+
+    # What --signal does before the time is up.
+    slurm.signal(job, "USR1")
+
+    assert slurm.wait(job, seconds=300) == ["CD"], logs(tmp_path)
+    stopped = re.search(r"stopped by a signal after step (\d+)", logs(tmp_path))
+    assert stopped, logs(tmp_path)
+    assert 20 <= int(stopped[1]) < 960
+    assert f"going on from run/checkpoints/step-{int(stopped[1]):08d}.ckpt" in logs(tmp_path)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 960
 
 
 def logs(folder: Path) -> str:
