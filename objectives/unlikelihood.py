@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from objectives.base import Objective
 
 _NEAREST_TO_ZERO = -1e-6
-"""Largest log-probability that is told from 0: float32 knows it to about 1e-7, and the loss is infinite at 0."""
+"""Largest log-probability told from 0: float32 knows it to about 1e-7, and the loss is infinite at 0."""
 
 
 class Unlikelihood(Objective):

@@ -444,7 +444,7 @@ def _read_yaml(path: str) -> DictConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {_first_line(error)}") from error
     except YAMLError as error:
-        place = f" (line {error.problem_mark.line + 1})" if getattr(error, "problem_mark", None) else ""  # type: ignore[attr-defined]
+        place = f" (line {error.problem_mark.line + 1})" if getattr(error, "problem_mark", None) else ""
         raise ConfigError(
             f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or _first_line(error)}"
         ) from error
@@ -461,6 +461,6 @@ def _unknown_key(error: ConfigKeyError) -> str:
     """Names the key that the schema lacks, and the nearest one it has there."""
     known = [field.name for field in fields(error.object_type)] if is_dataclass(error.object_type) else []
     nearest = difflib.get_close_matches(str(error.key), known, n=1, cutoff=0.5)
-    section = error.full_key.rpartition(".")[0]
+    section = str(error.full_key).rpartition(".")[0]
     hint = f"; did you mean {section}{'.' if section else ''}{nearest[0]}?" if nearest else ""
     return f"no key {error.full_key}{hint}"

@@ -217,6 +217,8 @@ class PackedView:
         scores = self._scores[index]
         block.scores[:size] = scores[owner]
         if self.view.tags is not None:
+            assert self.good_id is not None
+            assert self.bad_id is not None
             places = (begins + opens)[tagged] - start
             inside = (places >= 0) & (places < size)
             good = scores[tagged] <= self.view.tags.threshold

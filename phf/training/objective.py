@@ -89,11 +89,7 @@ def score_statistics(store: TokenStore, scorer: str) -> ScoreStatistics:
     return ScoreStatistics(float(scores.mean()), float(scores.std()), tuple(quantiles.tolist()))
 
 
-def _parameters(cls: type) -> set[str]:
-    """Names of the keyword options of a class and of those it inherits from."""
-    return {
-        name
-        for base in cls.__mro__
-        if "__init__" in vars(base)
-        for name in inspect.signature(base.__init__).parameters
-    }  # type: ignore[misc]
+def _parameters(cls: type[Objective]) -> set[str]:
+    """Names of the keyword options of an objective and of those it inherits from."""
+    inits = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+    return {name for init in inits for name in inspect.signature(init).parameters}

@@ -11,8 +11,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
@@ -22,7 +22,7 @@ from objectives.view import Tags
 from phf.config import Config, TrainConfig, load_config, to_yaml
 from phf.data.module import Blocks
 from phf.data.packed import PackedView
-from phf.data.store import TokenStore
+from phf.data.store import Split, TokenStore
 from phf.errors import ConfigError, PhfError
 from phf.model.build import add_control_tokens, build_model, can_compile
 from phf.model.export import export_model
@@ -167,7 +167,7 @@ def _data(
         [tokenizer.convert_tokens_to_ids(tag) for tag in (GOOD_TAG, BAD_TAG)] if view.tags else [None, None]
     )
 
-    def packed(split: str, view: View, shuffle: bool) -> PackedView:
+    def packed(split: Split, view: View, shuffle: bool) -> PackedView:
         return PackedView(
             store.split(split),
             view,
