@@ -1,15 +1,18 @@
 """The files that annotation writes: one sidecar a shard, made of parts that survive the end of the process.
 
-A part holds the scores of about `PART_DOCUMENTS` documents, and has its name only when it is complete.
-The next start goes on after the last part; at the end of the shard the parts become the sidecar.
+A part holds the scores of some documents, at most `PART_DOCUMENTS` or what is scored in `PART_SECONDS`, and
+has its name only when it is complete. The next start goes on after the last part; at the end of the shard the
+parts become the sidecar.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phf.data.documents import BadRow
-from scorers.base import Span
+from phf.data.scoring import Annotation
+from phf.errors import PhfError
 
 PART_DOCUMENTS = 1000
+PART_SECONDS = 20.0
 
 _SPAN = pa.struct(
     [("segment", pa.int32()), ("start", pa.int32()), ("end", pa.int32()), ("label", pa.string())]
@@ -37,37 +42,17 @@ SCHEMA = pa.schema(
 _META = b"phf"
 
 
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """The scores of one document.
+def sidecar_path(folder: Path, shard: str) -> Path:
+    """The sidecar of a shard; it is there once the whole shard is annotated."""
+    return folder / f"{shard}.parquet"
 
-    Attributes:
-        row: Its row in the shard.
-        id: Its name.
-        segment_ends: Characters at which its segments end.
-        scores: A score for each segment; `None`: the scorer cannot say.
-        spans: For each segment what caused its score.
-    """
 
-    row: int
-    id: str
-    segment_ends: list[int]
-    scores: list[float | None]
-    spans: list[tuple[Span, ...]]
+def _bad_path(folder: Path, shard: str) -> Path:
+    return folder / f"{shard}.bad.jsonl"
 
-    def fields(self) -> dict[str, Any]:
-        """As a row of `SCHEMA`."""
-        return {
-            "row": self.row,
-            "id": self.id.encode(errors="replace").decode(),
-            "segment_ends": self.segment_ends,
-            "scores": self.scores,
-            "spans": [
-                {"segment": i, "start": span.start, "end": span.end, "label": span.label}
-                for i, spans in enumerate(self.spans)
-                for span in spans
-            ],
-        }
+
+def _parts_path(folder: Path, shard: str) -> Path:
+    return folder / f".{shard}.parts"
 
 
 class SidecarWriter:
@@ -76,13 +61,28 @@ class SidecarWriter:
     Args:
         folder: The scorer's folder.
         shard: Name of the shard.
+
+    Attributes:
+        bad: Rows that cannot be read or scored, so far.
+        next_row: The row to go on with.
+        num_documents: Documents annotated so far.
+
+    Raises:
+        PhfError: Another process is at it.
     """
 
     def __init__(self, folder: Path, shard: str):
-        self.path = folder / f"{shard}.parquet"
-        self.bad_path = folder / f"{shard}.bad.jsonl"
-        self.parts = folder / f".{shard}.parts"
-        self.parts.mkdir(parents=True, exist_ok=True)
+        self._folder, self._shard = folder, shard
+        self._parts = _parts_path(folder, shard)
+        self._parts.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._parts / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise PhfError(f"{folder}: another process is annotating shard {shard}") from None
+        except OSError:
+            pass  # a file system without locks
         self.bad: list[BadRow] = []
         self.next_row = 0
         self.num_documents = 0
@@ -95,46 +95,108 @@ class SidecarWriter:
         self._number = len(self._finished())
         self._rows: list[dict[str, Any]] = []
         self._new_bad: list[BadRow] = []
+        self._since = time.monotonic()
+
+    def __enter__(self) -> SidecarWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     def _finished(self) -> list[Path]:
-        return sorted(self.parts.glob("*.parquet"))
+        return sorted(self._parts.glob("*.parquet"))
 
     def add(self, annotations: Sequence[Annotation], bad: Sequence[BadRow], next_row: int) -> None:
-        """Adds documents in the order of their rows; all rows before `next_row` have been dealt with."""
-        self._rows += [annotation.fields() for annotation in annotations]
+        """Adds at most `PART_DOCUMENTS` documents and the bad rows among them, in the order of their rows.
+
+        Args:
+            annotations: The documents.
+            bad: The bad rows.
+            next_row: All rows before it have been dealt with.
+        """
+        if len(self._rows) + len(annotations) > PART_DOCUMENTS:
+            self.save()
+        self._rows += map(_fields, annotations)
         self._new_bad += bad
         self.bad += bad
         self.num_documents += len(annotations)
         self.next_row = next_row
-        if len(self._rows) >= PART_DOCUMENTS:
-            self._write_part()
+        if time.monotonic() - self._since > PART_SECONDS:
+            self.save()
 
-    def _write_part(self) -> None:
+    def save(self) -> None:
+        """Writes what has been added since the last part as another one."""
         state = {"next_row": self.next_row, "bad": [asdict(row) for row in self._new_bad]}
         table = pa.Table.from_pylist(self._rows, SCHEMA).replace_schema_metadata({_META: json.dumps(state)})
-        part = self.parts / f"{self._number:06d}.parquet"
+        part = self._parts / f"{self._number:09d}.parquet"
         pq.write_table(table, part.with_suffix(".tmp"), compression="zstd")
         part.with_suffix(".tmp").replace(part)
         self._number += 1
         self._rows, self._new_bad = [], []
+        self._since = time.monotonic()
 
     def finish(self) -> None:
         """Makes the sidecar of the parts; the shard has been read to its end."""
-        self._write_part()
-        temporary = self.parts / "whole.tmp"
+        self.save()
+        temporary = self._parts / "whole.tmp"
         with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
             for part in self._finished():
                 writer.write_table(pq.read_table(part))
-        if self.bad:
-            lines = [json.dumps(asdict(row), ensure_ascii=True) + "\n" for row in self.bad]
-            (self.parts / "bad.tmp").write_text("".join(lines))
-            (self.parts / "bad.tmp").replace(self.bad_path)
-        temporary.replace(self.path)
-        shutil.rmtree(self.parts)
+        self.list_bad(self.bad)
+        temporary.replace(sidecar_path(self._folder, self._shard))
+        clean_up(self._folder, self._shard)
+
+    def list_bad(self, rows: Sequence[BadRow]) -> Path:
+        """Writes the side file of bad rows; there is none where there are none."""
+        path = _bad_path(self._folder, self._shard)
+        if not rows:
+            path.unlink(missing_ok=True)
+            return path
+        temporary = self._parts / "bad.tmp"
+        temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+        return temporary.replace(path)
 
 
-def read_scores(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """Scores of the segments in a sidecar (NaN: cannot say) and number of documents, a batch at a time."""
-    with pq.ParquetFile(path) as file:
+def _fields(annotation: Annotation) -> dict[str, Any]:
+    """An annotation as a row of `SCHEMA`."""
+    return {
+        "row": annotation.row,
+        "id": annotation.id.encode(errors="replace").decode(),
+        "segment_ends": annotation.segment_ends,
+        "scores": annotation.scores,
+        "spans": [
+            {"segment": i, "start": span.start, "end": span.end, "label": span.label}
+            for i, spans in enumerate(annotation.spans)
+            for span in spans
+        ],
+    }
+
+
+def clean_up(folder: Path, shard: str) -> None:
+    """Removes the parts of a shard whose sidecar is there."""
+    shutil.rmtree(_parts_path(folder, shard), ignore_errors=True)
+
+
+def count_bad(folder: Path, shard: str) -> int:
+    """Bad rows of a shard, by its side file."""
+    try:
+        with _bad_path(folder, shard).open("rb") as lines:
+            return sum(1 for _ in lines)
+    except FileNotFoundError:
+        return 0
+
+
+def first_bad(folder: Path, shard: str) -> BadRow | None:
+    """The first bad row of a shard, by its side file."""
+    try:
+        with _bad_path(folder, shard).open(encoding="utf-8") as lines:
+            return BadRow(**json.loads(next(lines)))
+    except FileNotFoundError:
+        return None
+
+
+def read_scores(folder: Path, shard: str) -> Iterator[tuple[np.ndarray, int]]:
+    """Scores of the segments of a shard (NaN: cannot say) and number of documents, a batch at a time."""
+    with pq.ParquetFile(sidecar_path(folder, shard)) as file:
         for batch in file.iter_batches(batch_size=4096, columns=["scores"]):
             yield batch.column(0).flatten().to_numpy(zero_copy_only=False).astype(np.float32), batch.num_rows

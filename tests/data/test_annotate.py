@@ -1,0 +1,532 @@
+import fcntl
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from phf.config import Config, load_config
+from phf.data import scoring, sidecars
+from phf.data.annotate import annotate
+from phf.data.scoring import Chunk, score_chunk
+from phf.errors import ConfigError, PhfError
+from scorers import ScorerError, load_scorer
+
+ODD_SCORERS = '''
+    import os
+    import time
+    from scorers import Score, Scorer, ScorerError, SegmentScorer, Span
+
+    class Length(SegmentScorer):
+        """Characters; cannot say of a segment that holds a question; writes down what it scores."""
+        name, version, measures = "length", "1", "characters"
+        range = (0.0, float("inf"))
+
+        def __init__(self, seconds: float = 0.0, log: str | None = None):
+            self.seconds, self.log = seconds, log
+
+        def score_segments(self, segments):
+            time.sleep(self.seconds)
+            if self.log:
+                with open(self.log, "a") as file:
+                    file.write("".join(segments))
+            return [Score(None if "?" in s else float(len(s)), (Span(0, 1, "first"),)) for s in segments]
+
+    class Odd(Scorer):
+        """Does to each document what its text says."""
+        name, version, measures = "odd", "1", "oddities"
+
+        def score(self, documents):
+            found = []
+            for segments in documents:
+                scores, word = [Score(1.0) for _ in segments], "".join(segments).strip()
+                if word == "raise":
+                    raise KeyError("of all things\\nand more")
+                if word == "unusable":
+                    raise ScorerError("scorer odd: the licence has run out")
+                if word == "exit":
+                    os._exit(9)
+                found.append({
+                    "short": scores[1:], "nan": [Score(float("nan"))], "negative": [Score(-0.5)],
+                    "inf": [Score(float("inf"))], "none": None, "number": [1.0], "words": [Score("high")],
+                    "span": [Score(1.0, (Span(0, 99, "x"),))],
+                }.get(word, scores))
+            return found
+'''
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """Configures annotations of documents with a scorer of the module above."""
+    (tmp_path / "odd_scorers.py").write_text(dedent(ODD_SCORERS))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(
+        shards: dict[str, list[object]] | None = None, *overrides: str, scorer: str = "Length"
+    ) -> Config:
+        (tmp_path / "documents").mkdir(exist_ok=True)
+        for name, rows in (shards or {}).items():
+            lines = [json.dumps(row if isinstance(row, dict) else {"text": row}) + "\n" for row in rows]
+            (tmp_path / "documents" / f"{name}.jsonl").write_text("".join(lines))
+        return load_config(
+            [
+                f"documents.path={tmp_path / 'documents'}",
+                f"annotations.path={tmp_path / 'annotations'}",
+                "annotations.processes=1",
+                "segmenter.name=line",
+                f"scorer.name={scorer if scorer == 'pep8' else f'odd_scorers:{scorer}'}",
+                *overrides,
+            ]
+        )
+
+    yield make
+    sys.modules.pop("odd_scorers", None)
+
+
+def folder(config: Config) -> Path:
+    return Path(config.annotations.path) / config.scorer.name
+
+
+def rows(config: Config) -> dict[str, list[dict[str, object]]]:
+    return {path.name: pq.read_table(path).to_pylist() for path in sorted(folder(config).glob("*.parquet"))}
+
+
+def bad_rows(config: Config) -> list[tuple[str, int, str]]:
+    paths = sorted(folder(config).glob("*.bad.jsonl"))
+    found = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    return [(row["shard"], row["row"], row["reason"]) for row in found]
+
+
+def many(count: int, shards: int = 3, seed: int = 0) -> dict[str, list[str]]:
+    rng = random.Random(seed)
+    return {
+        f"s{i}": [
+            "".join(f"{i} {j} {'x' * rng.randrange(9)}{rng.choice('?!')}\n" for _ in range(rng.randrange(4)))
+            for j in range(count)
+        ]
+        for i in range(shards)
+    }
+
+
+def test_a_sidecar_has_segments_scores_and_spans(corpus):
+    config = corpus(
+        {"a": ["x=1\ny = 2\n", {"text": "", "id": "nothing"}, {"no": 1}, "x = '''\nopen\n"]}, scorer="pep8"
+    )
+    manifest = annotate(config)
+    (table,) = [pq.read_table(path) for path in folder(config).glob("*.parquet")]
+    assert [str(field.type) for field in table.schema] == [
+        "int64",
+        "string",
+        "list<element: int32>",
+        "list<element: float>",
+        "list<element: struct<segment: int32, start: int32, end: int32, label: string>>",
+    ]
+    first, empty, last = table.to_pylist()
+    assert first == {
+        "row": 0,
+        "id": "a.jsonl:0",
+        "segment_ends": [4, 10],
+        "scores": [0.25, 0.0],
+        "spans": [{"segment": 0, "start": 1, "end": 2, "label": "E225"}],
+    }
+    assert empty == {"row": 1, "id": "nothing", "segment_ends": [], "scores": [], "spans": []}
+    assert (last["row"], last["segment_ends"], last["scores"]) == (3, [8, 13], [0.125, None])
+    assert bad_rows(config) == [("a.jsonl", 2, "no field 'text', only 'no'")]
+    assert manifest == json.loads((folder(config) / "manifest.json").read_text())
+    assert manifest["counts"] == {"documents": 3, "segments": 4, "unscored": 1, "bad_rows": 1}
+    assert manifest["mean"] == pytest.approx(0.125)
+    assert manifest["quantiles"]["0.5"] == 0.125
+    assert [shard["name"] for shard in manifest["shards"]] == ["a.jsonl"]
+    assert manifest["segmenter"] == {"name": "line"}
+    assert manifest["scorer"]["range"] == [0.0, None]
+    assert manifest["scorer"]["fingerprint"] == load_scorer("pep8").fingerprint
+    assert sorted(path.name for path in folder(config).iterdir()) == [
+        "a.jsonl.bad.jsonl",
+        "a.jsonl.parquet",
+        "manifest.json",
+    ]
+
+
+def test_every_segmenter_and_unicode_agree_with_the_text(corpus):
+    texts = [
+        "A sentence, e.g. this. Another? \u2028é\n\n\nA paragraph\r\n",
+        "\U0001d518nicode. ✓\n" * 50,
+        " \n \n",
+        "x" * 50,
+    ]
+    for name in ("line", "sentence", "paragraph", "document"):
+        config = corpus(
+            {"a": texts}, f"segmenter.name={name}", "segmenter.max_chars=20", f"annotations.path={name}"
+        )
+        config.annotations.path = str(Path(config.documents.path).parent / name)
+        annotate(config)
+        for row, text in zip(rows(config)["a.jsonl.parquet"], texts, strict=True):
+            ends = row["segment_ends"]
+            assert ends[-1] == len(text)
+            assert all(np.diff([0, *ends]) > 0)
+            values = [None if "?" in text[a:b] else b - a for a, b in zip([0, *ends], ends, strict=False)]
+            assert row["scores"] == values
+
+
+def test_several_processes_write_what_one_writes(corpus, tmp_path):
+    shards = many(150)
+    one, two = (
+        corpus(shards, f"annotations.path={tmp_path / str(n)}", f"annotations.processes={n}") for n in (1, 2)
+    )
+    counts = [annotate(config)["counts"] for config in (one, two)]
+    assert rows(one) == rows(two)
+    assert len(rows(one)) == 3
+    assert counts[0] == counts[1]
+    assert not multiprocessing.active_children()
+
+
+def test_one_process_starts_no_other(corpus, monkeypatch):
+    monkeypatch.setattr(scoring, "ProcessPoolExecutor", None)
+    annotate(corpus(many(5)))
+
+
+def test_what_is_done_is_not_done_again(corpus, tmp_path):
+    config = corpus(many(20), f"scorer.options.log={tmp_path / 'log'}")
+    manifest = annotate(config)
+    before = {path: path.stat().st_mtime_ns for path in folder(config).iterdir()}
+    (tmp_path / "log").unlink()
+    assert annotate(config) == manifest
+    assert {path: path.stat().st_mtime_ns for path in folder(config).iterdir()} == before
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 7, 30])
+def test_a_shard_goes_on_after_its_last_part(corpus, tmp_path, monkeypatch, stop_after):
+    monkeypatch.setattr(sidecars, "PART_DOCUMENTS", 70)
+    monkeypatch.setattr("phf.data.annotate._CHUNK_DOCUMENTS", 10)
+    rows_of = [{"no": i} if i % 7 == 3 else f"document {i}\n" for i in range(300)]
+    whole = corpus({"a": rows_of}, f"annotations.path={tmp_path / 'whole'}")
+    annotate(whole)
+    config = corpus({}, f"scorer.options.log={tmp_path / 'log'}")
+
+    real, calls = sidecars.SidecarWriter.add, []
+
+    def stop(writer, *arguments):
+        calls.append(arguments)
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+        real(writer, *arguments)
+
+    def finish_and_stop(writer):
+        writer.save()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sidecars.SidecarWriter, "add", stop)
+        if stop_after == 30:  # at the end, after the last part and before the sidecar
+            patch.setattr(sidecars.SidecarWriter, "finish", finish_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            annotate(config)
+    kept = [pq.read_metadata(path).num_rows for path in folder(config).glob(".*.parts/*.parquet")]
+    assert max([0, *kept]) <= 70
+    scored_before = (tmp_path / "log").read_text().count("\n")
+    annotate(config)
+    assert rows(config) == rows(whole)
+    assert bad_rows(config) == bad_rows(whole)
+    # What a part held was not scored a second time.
+    scored = (tmp_path / "log").read_text().count("\n") - scored_before
+    assert scored == len(rows(whole)["a.jsonl.parquet"]) - sum(kept)
+
+
+PROGRAM = """
+import sys
+from phf.config import load_config
+from phf.data import annotate, sidecars
+if __name__ == "__main__":
+    sidecars.PART_DOCUMENTS, annotate._CHUNK_DOCUMENTS = 12, 4
+    annotate.annotate(load_config(sys.argv[1:]))
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def descendants(pid: int) -> list[int]:
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in task.read_text().split()
+    ]
+    return children + [below for child in children for below in descendants(child)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_any_moment_it_completes_without_a_wrong_or_a_double_row(corpus, tmp_path, processes):
+    shards = many(60, shards=2, seed=1)
+    shards["s0"][5:5] = [{"no": 1}, {"text": 2}]
+    whole = corpus(shards, f"annotations.path={tmp_path / 'whole'}")
+    manifest = annotate(whole)
+    arguments = [
+        f"documents.path={tmp_path / 'documents'}", f"annotations.path={tmp_path / 'annotations'}",
+        "segmenter.name=line", "scorer.name=odd_scorers:Length", f"scorer.options.seconds={0.03 * processes}",
+        f"annotations.processes={processes}",
+    ]  # fmt: skip
+    (tmp_path / "program.py").write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
+    there = tmp_path / "annotations" / "odd_scorers:Length"
+    rng = random.Random(processes)
+    kills = 0
+    for _ in range(40):
+        progress = sorted(there.glob("**/*.parquet"))
+        process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "program.py"), *arguments], env=environment
+        )
+        deadline = time.monotonic() + 60
+        # Killed a moment after it has got on.
+        while (
+            process.poll() is None
+            and sorted(there.glob("**/*.parquet")) == progress
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.05)
+        if process.poll() is not None:
+            break
+        below = descendants(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        while any(map(alive, below)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not any(map(alive, below)), "a scoring process outlives the main one"
+    assert process.returncode == 0
+    assert kills >= 3
+    config = load_config(arguments)
+    assert rows(config) == rows(whole)
+    assert bad_rows(config) == bad_rows(whole)
+    assert json.loads((there / "manifest.json").read_text())["counts"] == manifest["counts"]
+    assert not [path for path in there.iterdir() if path.is_dir()]
+
+
+def test_parts_share_out_the_shards_and_the_last_one_counts(corpus, tmp_path):
+    shards = many(10, shards=5)
+    whole = annotate(corpus(shards, f"annotations.path={tmp_path / 'whole'}"))
+    part = [corpus({}, "annotations.parts=3", f"annotations.part={i}") for i in range(3)]
+    assert annotate(part[1])["counts"] is None
+    assert list(rows(part[1])) == ["s1.jsonl.parquet", "s4.jsonl.parquet"]
+    assert annotate(part[0])["counts"] is None
+    assert annotate(part[1])["counts"] is None
+    manifest = annotate(part[2])
+    assert manifest == whole | {"documents": manifest["documents"]}
+    assert annotate(part[0]) == manifest
+
+
+def test_parts_may_run_at_the_same_time(corpus, tmp_path):
+    whole = corpus(many(30, shards=6), f"annotations.path={tmp_path / 'whole'}")
+    annotate(whole)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
+    (tmp_path / "program.py").write_text(PROGRAM)
+    arguments = [
+        f"documents.path={tmp_path / 'documents'}", f"annotations.path={tmp_path / 'annotations'}",
+        "segmenter.name=line", "scorer.name=odd_scorers:Length", "annotations.processes=1",
+        "annotations.parts=3",
+    ]  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "program.py"), *arguments, f"annotations.part={i}"],
+            env=environment,
+        )
+        for i in range(3)
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    config = load_config(arguments)
+    assert rows(config) == rows(whole)
+    assert json.loads((folder(config) / "manifest.json").read_text())["counts"]["documents"] == 180
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("scorer.options.ignore=[E501]", "another scorer: ignore=['E121', "),
+        ("scorer.options.max_line_length=100", "another scorer: max_line_length=79, not 100"),
+        ("segmenter.name=document", "another segmenter: name=line, not document"),
+        ("documents.text_field=body", "documents.text_field=text, not body"),
+        ("documents.limit=1", "documents.limit=None, not 1"),
+        ("change", "other documents: shard b.jsonl has changed since"),
+        ("add", "other documents: shard c.jsonl was not among them"),
+        ("remove", "a shard b.jsonl that is not among the documents now"),
+    ],
+)
+def test_other_inputs_than_in_the_manifest_are_refused(corpus, tmp_path, override, message):
+    shards = {"a": ["x = 1\n"], "b": ["y = 2\n"]}
+    before = corpus(shards, scorer="pep8")
+    annotate(before)
+    if override == "change":
+        corpus({"b": ["y = 3\n", "more"]})
+    elif override == "add":
+        corpus({"c": ["z = 3\n"]})
+    elif override == "remove":
+        (tmp_path / "documents" / "b.jsonl").unlink()
+    overrides = [override] if "=" in override else []
+    with pytest.raises(ConfigError) as error:
+        annotate(corpus(None, *overrides, scorer="pep8"))
+    assert message in str(error.value)
+    assert "choose another annotations.path, or delete the folder" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_options_that_change_nothing_are_no_other_scorer(corpus):
+    annotate(corpus({"a": ["x = 1\n"]}, scorer="pep8"))
+    annotate(corpus(None, "scorer.options.max_line_length=79", "segmenter.max_chars=7", scorer="pep8"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"documents": 1}'])
+def test_a_folder_of_something_else_is_refused(corpus, content):
+    config = corpus({"a": ["b"]})
+    folder(config).mkdir(parents=True)
+    (folder(config) / "manifest.json").write_text(content)
+    with pytest.raises(PhfError, match=r"is not the manifest of annotations: delete the folder"):
+        annotate(config)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(corpus, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PhfError, match=r"annotations.path: .*file.*: Not a directory"):
+        annotate(corpus({"a": ["b"]}, f"annotations.path={tmp_path / 'file'}"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_document_that_the_scorer_fails_on_is_a_bad_row(corpus, processes):
+    words = [
+        "fine",
+        "raise",
+        "short",
+        "nan",
+        "negative",
+        "inf",
+        "none",
+        "number",
+        "words",
+        "span",
+        "fine",
+        "fine",
+    ]
+    config = corpus(
+        {"a": [f"{word}\n" for word in words]}, f"annotations.processes={processes}", scorer="Odd"
+    )
+    manifest = annotate(config)
+    assert [row["row"] for row in rows(config)["a.jsonl.parquet"]] == [0, 10, 11]
+    assert [row["scores"] for row in rows(config)["a.jsonl.parquet"]] == [[1.0]] * 3
+    reasons = {words[row]: reason for _, row, reason in bad_rows(config)}
+    assert list(reasons) == words[1:10]
+    assert all(reason.startswith("scorer odd: ") and "\n" not in reason for reason in reasons.values())
+    assert "KeyError: 'of all things" in reasons["raise"]
+    assert "0 scores for 1 segments" in reasons["short"]
+    assert "the score nan is not a number of 0 or more" in reasons["nan"]
+    assert "the score -0.5 is" in reasons["negative"]
+    assert "outside of its segment of 5 characters" in reasons["span"]
+    assert manifest["counts"] == {"documents": 3, "segments": 3, "unscored": 0, "bad_rows": 9}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_scorer_that_cannot_be_used_stops_it(corpus, processes):
+    config = corpus({"a": ["fine\n", "unusable\n"]}, f"annotations.processes={processes}", scorer="Odd")
+    with pytest.raises(ScorerError, match="the licence has run out"):
+        annotate(config)
+    assert not multiprocessing.active_children()
+
+
+def test_a_scoring_process_that_dies_is_one_line(corpus):
+    config = corpus({"a": ["fine\n", "exit\n"]}, "annotations.processes=2", scorer="Odd")
+    with pytest.raises(PhfError, match=r"a scoring process was killed .* the same command goes on from here"):
+        annotate(config)
+
+
+def test_too_many_bad_rows_over_all_shards_stop_it(corpus):
+    shards = {"a": ["fine\n", {"no": 1}, "nan\n"], "b": ["fine\n", {"no": 2}], "c": ["fine\n", "raise\n"]}
+    config = corpus(shards, "documents.max_bad_rows=3", scorer="Odd")
+    message = "4 rows cannot be read or scored, more than documents.max_bad_rows=3; "
+    message += "the last is row 1 of shard c.jsonl: "
+    for _ in range(2):
+        with pytest.raises(PhfError, match=message + "scorer odd: KeyError") as error:
+            annotate(config)
+        assert [(shard, row) for shard, row, _ in bad_rows(config)] == [
+            ("a.jsonl", 1),
+            ("a.jsonl", 2),
+            ("b.jsonl", 1),
+            ("c.jsonl", 1),
+        ]
+    assert str(folder(config) / "c.jsonl.bad.jsonl") in str(error.value)
+    assert annotate(corpus(None, "documents.max_bad_rows=4", scorer="Odd"))["counts"]["bad_rows"] == 4
+    with pytest.raises(PhfError, match=r"more than documents.max_bad_rows=2$"):
+        annotate(corpus(None, "documents.max_bad_rows=2", scorer="Odd"))
+
+
+def test_too_many_unreadable_rows_stop_it_at_once(corpus):
+    config = corpus({"a": [{"no": i} for i in range(1000)]}, "documents.max_bad_rows=10")
+    with pytest.raises(PhfError, match=r"^11 rows cannot be read"):
+        annotate(config)
+    assert len(bad_rows(config)) == 11
+
+
+def test_documents_that_all_fail_are_an_error(corpus):
+    config = corpus({"a": [{"txt": "a"}, {"txt": "b"}]})
+    for _ in range(2):
+        with pytest.raises(
+            PhfError, match=r"none of 2 rows .* the first is row 0 of shard a.jsonl: no field 'text'"
+        ):
+            annotate(config)
+    with pytest.raises(PhfError, match="there is no document"):
+        annotate(corpus({"a": []}, f"annotations.path={config.annotations.path}2"))
+
+
+def test_documents_that_bring_their_scores_need_no_annotation(corpus):
+    with pytest.raises(ConfigError, match="go straight to `phf tokenize`"):
+        annotate(corpus({"a": ["b"]}, "documents.format=scored"))
+
+
+def test_two_processes_do_not_write_one_shard(corpus):
+    config = corpus({"a": ["b\n"]})
+    lock = folder(config) / ".a.jsonl.parts" / "lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(PhfError, match=r"another process is annotating shard a\.jsonl"):
+            annotate(config)
+    assert annotate(config)["counts"]["documents"] == 1
+
+
+def test_nothing_is_printed_and_the_result_is_logged(corpus, capfd, caplog):
+    with caplog.at_level("INFO", logger="phf"):
+        annotate(corpus({"a": ["b?\n", {"no": 1}]}))
+    assert capfd.readouterr() == ("", "")
+    assert "1 segments of 1 documents, mean score 0; 1 segments without a score, 1 bad rows" in caplog.text
+
+
+def test_lines_tell_the_progress_where_there_is_no_terminal(corpus, caplog, monkeypatch):
+    monkeypatch.setattr("phf.data.progress._SECONDS_BETWEEN_LINES", -1)
+    with caplog.at_level("INFO", logger="phf"):
+        annotate(corpus(many(10, shards=2)))
+    lines = [line for line in caplog.messages if line.startswith("annotate: ")]
+    assert lines[-1].startswith("annotate: 100 %, 2 of 2 shards, 20 documents, ")
+
+
+def test_a_chunk_is_scored_as_its_documents_are(corpus):
+    corpus()
+    from phf.data.documents import Document
+
+    scorer = load_scorer("odd_scorers:Odd")
+    documents = [(i, Document(str(i), text)) for i, text in enumerate(["a", "raise", "b", "nan"], 5)]
+    scored = score_chunk(Chunk(documents, 0), scorer, lambda text: [text])
+    assert [annotation.row for annotation in scored.annotations] == [5, 7]
+    assert [row for row, _ in scored.failed] == [6, 8]
+    assert scored.next_row == 9
