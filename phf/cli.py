@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb and returns its exit code: 0 done, 1 failed, 2 wrong usage or configuration, 75 requeue."""
     arguments = _parser().parse_args(argv)
     _set_up_logging()
-    # Threads that wait for each other by spinning lose most of their time on a machine that is shared: measured
-    # 6 times the tokens a second with another process beside it. It must be set before torch is imported.
+    # Threads that spin while they wait lose most of their time on a shared machine: measured 6 times the tokens
+    # a second with another process beside it. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return arguments.verb(arguments) or 0
@@ -269,15 +269,13 @@ def _config(
 
 
 def _set_up_logging() -> None:
-    """The project's own lines on standard error; of the libraries only warnings."""
+    """The project's own lines on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("phf")
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class Checkpoints(L.Callback):
             return
         path = self.folder / checkpoint_name(trainer.global_step)
         temporary = path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
             temporary.replace(path)
             for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def pretrain(config: Config) -> Path:
         PhfError: Store or checkpoint cannot be used, or the loss is not finite.
         RequeueError: The run was asked to stop and has saved a checkpoint.
     """
+    _quiet()
     folder = Path(config.run.folder)
     if _finished(config, folder):
         log.info("%s is finished: nothing to do", folder)
@@ -116,6 +118,14 @@ def pretrain(config: Config) -> Path:
         _finish(config, folder, store, objective, tokenizer, total_steps, checkpoints.wall_seconds)
     trainer.strategy.barrier()
     return folder
+
+
+def _quiet() -> None:
+    """Of Lightning only what a user can act on: it sets its own levels when it is imported."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers", ".*LeafSpec", ".*resuming from a checkpoint that ended"):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _fit(trainer: L.Trainer, objective: Objective, data: Blocks, checkpoint: Path | None) -> None:
