@@ -56,7 +56,7 @@ def test_two_nodes_train_what_one_process_trains(slurm, tiny, tmp_path):
 
 
 def test_a_run_that_is_asked_to_stop_is_requeued_and_goes_on(slurm, tiny, tmp_path):
-    train = replace(tiny.train, tokens=120 * tiny.train.tokens, checkpoint_every=10**6, heldout_every=10**6)
+    train = replace(tiny.train, tokens=60 * tiny.train.tokens, checkpoint_every=10**6, heldout_every=10**6)
     (tmp_path / "tiny.yaml").write_text(to_yaml(replace(tiny, train=train)))
     options = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
     job = slurm.submit("pretrain.sbatch", "tiny.yaml", "run.folder=run", options=options, folder=tmp_path)
@@ -71,9 +71,9 @@ def test_a_run_that_is_asked_to_stop_is_requeued_and_goes_on(slurm, tiny, tmp_pa
     assert slurm.wait(job, seconds=300) == ["CD"], logs(tmp_path)
     stopped = re.search(r"stopped by a signal after step (\d+)", logs(tmp_path))
     assert stopped, logs(tmp_path)
-    assert 20 <= int(stopped[1]) < 960
+    assert 20 <= int(stopped[1]) < 480
     assert f"going on from run/checkpoints/step-{int(stopped[1]):08d}.ckpt" in logs(tmp_path)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 960
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 480
 
 
 def logs(folder: Path) -> str:
