@@ -17,6 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from phf.config import ScenarioConfig
 from phf.data.segments import Segmenter
 from phf.errors import ConfigError
+from phf.evaluation.cache import roomy_cache
 from phf.evaluation.sampler import GumbelSampler, row_keys
 
 
@@ -156,6 +157,7 @@ def _continue(
     output_BT = model.generate(
         torch.tensor(ids_BT, device=model.device),
         attention_mask=torch.tensor(mask_BT, device=model.device),
+        past_key_values=roomy_cache(model, length + scenario.max_new_tokens),
         generation_config=GenerationConfig(
             do_sample=False,
             max_new_tokens=scenario.max_new_tokens,

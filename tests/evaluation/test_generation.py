@@ -6,6 +6,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -43,6 +45,16 @@ def gpt_neox():
     ).eval()  # fmt: skip
 
 
+def mistral():
+    torch.manual_seed(0)
+    return MistralForCausalLM(
+        MistralConfig(
+            vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, sliding_window=8,
+            num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3,
+        )
+    ).eval()  # fmt: skip
+
+
 def test_samples_do_not_depend_on_the_batch(model, tokenizer, control):
     one, three, all_ = (
         generate(model, tokenizer, PROMPTS, scenario(), control, batch_size=size) for size in (1, 3, 64)
@@ -59,7 +71,7 @@ def test_more_samples_or_fewer_prompts_leave_the_others_as_they_were(model, toke
     assert few != generate(model, tokenizer, PROMPTS[:2], scenario(samples=2), control, seed=5)
 
 
-@pytest.mark.parametrize("build", [None, llama, gpt_neox])
+@pytest.mark.parametrize("build", [None, llama, gpt_neox, mistral])
 def test_greedy_is_that_of_transformers_without_padding(build, model, tokenizer, control):
     model = build() if build else model
     greedy = scenario(temperature=0, samples=1, emit_tags="all", tag="none")
