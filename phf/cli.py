@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb and returns its exit code: 0 done, 1 failed, 2 wrong usage or configuration, 75 requeue."""
     arguments = _parser().parse_args(argv)
     _set_up_logging()
-    # Threads that spin while they wait lose most of their time on a shared machine: measured 6 times the tokens
-    # a second with another process beside it. It must be set before torch is imported.
+    # Threads that spin while they wait lose most of their time on a shared machine: measured 6 times the
+    # tokens a second with another process beside it. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return arguments.verb(arguments) or 0

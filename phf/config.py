@@ -174,7 +174,7 @@ class ModelConfig:
     """Tokens in a block."""
     head: Literal["fused", "plain"] = "fused"
     """`fused`: loss and gradient chunk by chunk, without the tokens x vocabulary matrix. `plain`: with it."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
     """torch.compile of the inner network; `auto` compiles if this machine has what it takes."""
 
     def __post_init__(self) -> None:

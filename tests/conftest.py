@@ -14,10 +14,11 @@ from phf.config import Config, load_config
 
 # fmt: off
 MODULES = (
-    "abc", "bisect", "cmd", "code", "codeop", "colorsys", "contextlib", "copy", "fnmatch",
-    "getpass", "glob", "heapq", "keyword", "linecache", "nturl2path", "opcode", "pprint", "queue",
-    "reprlib", "rlcompleter", "sched", "shelve", "shlex", "stat", "stringprep", "struct",
-    "tempfile", "textwrap", "timeit", "token", "tty", "types", "warnings", "weakref",
+    "abc", "bisect", "cProfile", "cmd", "code", "codeop", "colorsys", "contextlib", "copy",
+    "copyreg", "csv", "filecmp", "fnmatch", "getopt", "getpass", "glob", "graphlib", "heapq",
+    "keyword", "linecache", "nturl2path", "operator", "poplib", "queue", "quopri", "reprlib",
+    "rlcompleter", "runpy", "sched", "secrets", "shelve", "stat", "string", "tabnanny", "textwrap",
+    "token", "types", "weakref",
 )
 # fmt: on
 
@@ -68,7 +69,7 @@ def tiny(code_documents, tmp_path_factory) -> Config:
             "train.batch_size=8",
             "train.learning_rate=1e-3",
             "train.log_every=1",
-            "train.heldout_blocks=8",
+            "train.heldout_blocks=64",
             "train.accelerator=cpu",
             "train.precision=32-true",
             "train.loggers=[csv]",

@@ -110,8 +110,10 @@ def _from_random(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Pre
             nearest = difflib.get_close_matches(key, defaults.to_dict(), n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise ConfigError(f"model.config: {config.architecture} has no field {key!r}{hint}")
+    # GPT-2 has another name for it, which would lose against the common one.
+    positions = defaults.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     fields = {
-        "max_position_embeddings": config.context_length,
+        positions: config.context_length,
         **config.config,
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.eos_token_id,

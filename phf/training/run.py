@@ -8,6 +8,7 @@ import platform
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -133,7 +134,7 @@ def _fit(trainer: L.Trainer, objective: Objective, data: Blocks, checkpoint: Pat
         trainer.fit(objective, data, ckpt_path=checkpoint, weights_only=True)
     except torch.OutOfMemoryError as error:
         raise PhfError(f"out of memory: set train.micro_batch_size below {data.micro_batch}") from error
-    except (RuntimeError, OSError, EOFError) as error:
+    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
         if checkpoint is not None and trainer.global_step == 0:
             reason = str(error).strip().partition("\n")[0]
             raise PhfError(
@@ -207,7 +208,7 @@ def _compile(config: Config, objective: Objective, shape: tuple[int, int], total
     """Compiles the inner network (not the Lightning module, whose logging cannot be compiled)."""
     wanted = config.model.compile
     # Compiling takes about a minute: not worth it for a short run.
-    if wanted == "off" or (wanted == "auto" and (total_steps < 200 or not can_compile())):
+    if not wanted or (wanted == "auto" and (total_steps < 200 or not can_compile())):
         return
     objective.model.base_model.compile()
 

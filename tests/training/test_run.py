@@ -31,6 +31,10 @@ OPTIONS = {
 }
 
 
+# Its noise is drawn for each micro-batch, so it depends on how a step is divided.
+NO_DROPOUT = "model.config={resid_pdrop: 0.0, embd_pdrop: 0.0, attn_pdrop: 0.0}"
+
+
 def configure(tiny: Config, folder: Path, *overrides: str) -> Config:
     return load_config([f"run.folder={folder}", *overrides], tiny)
 
@@ -164,7 +168,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(tiny, tmp_path
 
 
 def test_two_processes_train_as_one(tiny, tmp_path):
-    overrides = ("objective.name=awr", "objective.reward_scaling=percentile", "train.tokens=2048")
+    overrides = ("objective.name=awr", "objective.reward_scaling=percentile", NO_DROPOUT)
     one = pretrain(configure(tiny, tmp_path / "one", *overrides))
     two = tmp_path / "two"
     process = start(command(tiny, tmp_path, f"run.folder={two}", "train.devices=2", *overrides))
@@ -182,8 +186,7 @@ def test_two_processes_train_as_one(tiny, tmp_path):
 
 @pytest.mark.parametrize("override", ["train.micro_batch_size=2", "model.head=plain"])
 def test_accumulation_and_the_plain_head_change_nothing(tiny, tmp_path, override):
-    # No dropout: its noise is drawn for each micro-batch.
-    overrides = ("objective.name=awr", "model.config={resid_pdrop: 0.0, embd_pdrop: 0.0, attn_pdrop: 0.0}")
+    overrides = ("objective.name=awr", NO_DROPOUT)
     one = pretrain(configure(tiny, tmp_path / "one", *overrides))
     other = pretrain(configure(tiny, tmp_path / "other", *overrides, override))
     for key, weight in weights(one).items():
