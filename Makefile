@@ -11,16 +11,21 @@ help:  ## list the targets
 
 setup: .venv/.ready  ## make .venv, with the versions of constraints.txt
 
-# Once, and again when the dependencies change. pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL ...) hold, so
-# they choose where torch comes from: its build for CPU is a tenth of the size.
+# pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL ...) hold, so they choose where torch comes from: its build
+# for CPU is a tenth of the size.
 .venv/.ready: pyproject.toml constraints.txt
+	@$(BIN)/pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Only where there is no environment that works: a second interpreter in an old one would break it.
+.PHONY: .venv
+.venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "phf needs Python 3.11 or newer: apt-get install python3.11, or make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 		|| { echo "$(PYTHON) cannot make virtual environments: apt-get install python3.11-venv"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	$(PYTHON) -m venv --clear .venv
 
 quickstart: setup  ## the whole way on an embedded corpus: MLE against conditional training
 	$(BIN)/phf quickstart $(ARGS)
