@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.view import View
-from phf.data.stream import ORDER, Int, Segments, SegmentStream, cached, random_numbers, sizes
+from phf.data.stream import BLOCKS, ORDER, Int, Segments, SegmentStream, cached, random_numbers, sizes
 from phf.errors import ConfigError, PhfError
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class PackedView:
         self._num_tokens: dict[int, int] = {}
         self._blocks_before = [0]
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+        self._block_orders: OrderedDict[int, Int] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         # Where it is unpickled, the view opens the store's arrays anew.
@@ -156,7 +157,21 @@ class PackedView:
         return min(self.context_length, self.num_tokens(epoch) - 1 - i * self.context_length)
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Epoch and block of the index-th block, from 0, of the endless sequence of epochs."""
+        """Epoch and block of the index-th block, from 0, of the endless sequence of epochs.
+
+        If the view is shuffled, so are the blocks of an epoch: those of a long document would otherwise make
+        up whole batches, from which a model learns far less.
+        """
+        epoch, place = self._place(index)
+        if not self.shuffle:
+            return epoch, place
+
+        def order() -> Int:
+            return random_numbers(self.seed, epoch, BLOCKS, np.arange(self.num_blocks(epoch))).argsort()
+
+        return epoch, int(cached(self._block_orders, epoch, order)[place])
+
+    def _place(self, index: int) -> tuple[int, int]:
         if not self._stream.epochs_differ:
             return divmod(index, self.num_blocks(0))
         before = self._blocks_before

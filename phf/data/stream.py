@@ -25,7 +25,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 # What is random; a number each, so that no two decisions share their randomness.
-ORDER, COUNT, CHOICE = range(3)
+ORDER, COUNT, CHOICE, BLOCKS = range(4)
 
 
 @dataclass(frozen=True)
