@@ -60,7 +60,7 @@ def _tokenize(arguments: argparse.Namespace) -> int | None:
     config = _config(arguments)
     if config is None:
         return 0
-    from phf.data.store import tokenize
+    from phf.data.tokenize import tokenize
 
     tokenize(config)
     return 0

@@ -47,7 +47,7 @@ def quickstart(config: Config) -> Path:
         The folder of the report.
     """
     from phf.data.annotate import annotate
-    from phf.data.store import tokenize
+    from phf.data.tokenize import tokenize
     from phf.evaluation.evaluate import evaluate
     from phf.evaluation.report import print_table, report
     from phf.training.run import pretrain

@@ -47,7 +47,7 @@ def code_documents(tmp_path_factory) -> Path:
 def tiny(code_documents, tmp_path_factory) -> Config:
     """The configuration of a tiny run, over a store that is already made; `run.folder` is the tests' own."""
     from phf.data.annotate import annotate
-    from phf.data.store import tokenize
+    from phf.data.tokenize import tokenize
 
     folder = tmp_path_factory.mktemp("tiny")
     config = load_config(

@@ -1,7 +1,7 @@
 """Documents with their segments and scores: what tokenizing starts from.
 
-The scores of a corpus stand in sidecars beside it, a folder for each scorer; see `phf.data.annotate`. Here they
-are put together again, and whatever does not fit is an error that names its place.
+The scores of a corpus stand in sidecars beside it, a folder for each scorer; see `phf.data.annotate`. Here
+they are put together again, and whatever does not fit is an error that names its place.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,15 @@ class ScoredDocument:
     def segments(self) -> list[str]:
         """Its segments; joined, they are its text."""
         bounds = [0, *self.ends.tolist()]
-        return [self.text[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [self.text[a:b] for a, b in pairwise(bounds)]
 
 
 def find_annotations(path: str | Path, shards: Sequence[Shard]) -> dict[str, dict[str, Any]]:
     """The manifests of the scorers that have annotated all the shards, by name.
 
     Raises:
-        PhfError: There is none, one is not finished or is of other documents, or two of them cut the documents
-            in different segments.
+        PhfError: There is none, one is not finished or is of other documents, or two of them cut the
+            documents in different segments.
     """
     manifests = {
         manifest.parent.name: json.loads(manifest.read_text(encoding="utf-8"))
@@ -89,14 +90,14 @@ def _check_shards(folder: Path, manifest: Mapping[str, Any], shards: Sequence[Sh
     for shard in shards:
         if known.pop(shard.name, None) != shard.fingerprint():
             raise PhfError(
-                f"{folder}: shard {shard.name} is not there or has changed since it was annotated: annotate again"
+                f"{folder}: shard {shard.name} is not there or has changed since then: annotate again"
             )
         if not (folder / f"{shard.name}.parquet").is_file():
             raise PhfError(
                 f"{folder}: shard {shard.name} is not annotated yet; run `phf annotate` to the end first"
             )
     if known:
-        raise PhfError(f"{folder}: shard {next(iter(known))} is annotated, but not among the documents any more")
+        raise PhfError(f"{folder}: shard {next(iter(known))} is annotated, but not a document any more")
 
 
 def read_sidecar(folder: Path, shard: str) -> Iterator[SidecarRow]:
@@ -108,7 +109,7 @@ def read_sidecar(folder: Path, shard: str) -> Iterator[SidecarRow]:
             flat_ends = ends.flatten().to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
             flat_scores = scores.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
             if len(flat_ends) != len(flat_scores) or not ends.value_lengths().equals(scores.value_lengths()):
-                raise PhfError(f"{folder}/{shard}.parquet: a document has more segments than scores, or fewer")
+                raise PhfError(f"{folder}/{shard}.parquet: a document has not one score a segment")
             for i, row in enumerate(rows.to_pylist()):
                 cut = slice(bounds[i], bounds[i + 1])
                 yield SidecarRow(row, flat_ends[cut], flat_scores[cut])
@@ -166,8 +167,8 @@ def _check_length(entry: SidecarRow, document: Document, folder: Path, shard: st
     annotated = int(entry.ends[-1]) if len(entry.ends) else 0
     if annotated != len(document.text):
         raise PhfError(
-            f"{folder}: shard {shard}, row {entry.row} is annotated as {annotated} characters, and the document "
-            f"has {len(document.text)}: the documents have changed, annotate again"
+            f"{folder}: shard {shard}, row {entry.row} is annotated as {annotated} characters, and the "
+            f"document has {len(document.text)}: the documents have changed, annotate again"
         )
 
 
@@ -200,8 +201,8 @@ class _Sidecar:
 
     def _fail(self, row: int, what: str) -> None:
         raise PhfError(
-            f"{self._folder}: shard {self._shard}, row {row} {what}: the documents or their options have changed, "
-            "annotate again"
+            f"{self._folder}: shard {self._shard}, row {row} {what}: the documents or their options have "
+            "changed, annotate again"
         )
 
 
@@ -221,8 +222,8 @@ def read_scored(shard: Shard, bad: list[BadRow], max_bad_rows: int | None) -> It
         bad.append(row)
         if max_bad_rows is not None and len(bad) > max_bad_rows:
             raise PhfError(
-                f"{len(bad)} rows cannot be read, more than documents.max_bad_rows; the last: shard {row.shard}, "
-                f"row {row.row}: {row.reason}"
+                f"{len(bad)} rows cannot be read, more than documents.max_bad_rows; the last: shard "
+                f"{row.shard}, row {row.row}: {row.reason}"
             )
 
     for row, document in shard.read(report):

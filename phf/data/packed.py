@@ -6,7 +6,7 @@ stream from i * T to i * T + T: T + 1 tokens, the last of which is the first of 
 token of the stream but its very first is predicted exactly once an epoch.
 
 Any block can be asked for at any time, in any process. Which documents it covers follows from the cumulative
-sum of their lengths; everything that is random is a hash of (seed, epoch, index). There is no state but caches.
+sum of their lengths; everything that is random is a hash of (seed, epoch, index). No state but caches.
 
 Shapes: T tokens of context; D kept documents; S segments of a block.
 """

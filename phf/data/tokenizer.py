@@ -82,11 +82,12 @@ class SegmentEncoder:
         backend.no_padding()
         backend.no_truncation()
         marks = [tokenizer.eos_token, GOOD_TAG, BAD_TAG]
-        self._marks = {backend.token_to_id(mark): mark for mark in marks if backend.token_to_id(mark) is not None}
+        ids = {mark: backend.token_to_id(mark) for mark in marks}
+        self._marks = {i: mark for mark, i in ids.items() if i is not None}
         # A mark that a tokenizer knows as an ordinary added token would be found in text.
         added = {token.content for token in backend.get_added_tokens_decoder().values()}
         backend.add_special_tokens(
-            [AddedToken(mark, special=True, normalized=False) for mark in self._marks.values() if mark in added]
+            [AddedToken(m, special=True, normalized=False) for m in self._marks.values() if m in added]
         )
         backend.encode_special_tokens = True
         self._backend = backend
@@ -119,8 +120,8 @@ class SegmentEncoder:
         ids = [i for piece in pieces for i in piece.ids]
         if found & set(ids):
             raise PhfError(
-                f"the tokenizer gives text it does not know the mark {self._marks[found.pop()]}: use a byte-level one "
-                f"(text: {segment[:40]!r})"
+                f"the tokenizer gives text it does not know the mark {self._marks[found.pop()]}: use a "
+                f"byte-level one (text: {segment[:40]!r})"
             )
         return ids
 

@@ -191,7 +191,6 @@ def test_generate_writes_jsonl(run, tmp_path):
 
 def test_the_held_out_loss_of_a_run(tiny, tmp_path):
     from phf.data.store import TokenStore
-
     from phf.model.build import add_control_tokens, build_model
 
     tokenizer = TokenStore(tiny.store.path).tokenizer()
