@@ -21,6 +21,7 @@ def test_the_whole_way(small, tmp_path, capsys):
             str(find_config("quickstart.yaml")),
             f"run.folder={tmp_path / 'quick'}",
             "train.tokens=40000",
+            "store.heldout_fraction=0.2",
             "train.precision=32-true",
             "train.samples_every=5",
             "train.samples=4",
@@ -37,7 +38,7 @@ def test_the_whole_way(small, tmp_path, capsys):
     results = json.loads((folder / "results.json").read_text())
     assert [run["run"]["objective"] for run in results["runs"]] == ["mle", "conditional"]
     for run in results["runs"]:
-        assert run["run"]["tokens"] == 36864
+        assert run["run"]["tokens"] == 38912
         assert run["run"]["wall_seconds"] > 0
         assert math.isfinite(run["heldout"]["loss"])
         assert set(run["scenarios"]) == {"unconditional", "functions"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,12 +74,14 @@ def add_control_tokens(
 
 
 def can_compile() -> bool:
-    """Whether torch.compile can work here: on a GPU by Triton, on a CPU by a C++ compiler."""
+    """Whether torch.compile can work here: Triton for a GPU; a C++ compiler and Python's headers for a CPU."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     if torch.cuda.is_available():
         return True
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return False
     try:
         return bool(get_cpp_compiler())
     except InvalidCxxCompiler:
