@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from phf.errors import PhfError
 from phf.evaluation.generation import ControlTokens
@@ -39,6 +40,7 @@ class Subject:
             PhfError: It is not a causal LM with a tokenizer, or they do not fit each other.
         """
         try:
+            disable_progress_bar()  # of the weights of a local folder
             tokenizer = AutoTokenizer.from_pretrained(self.model_folder, local_files_only=True)
             model = AutoModelForCausalLM.from_pretrained(
                 self.model_folder, dtype="auto", local_files_only=True

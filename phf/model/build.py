@@ -74,7 +74,7 @@ def add_control_tokens(
 
 
 def can_compile() -> bool:
-    """Whether torch.compile can work here: Triton for a GPU; a C++ compiler and Python's headers for a CPU."""
+    """Whether torch.compile can work here: Triton for a GPU; for a CPU a compiler and Python's headers."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

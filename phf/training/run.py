@@ -17,6 +17,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
+from transformers.utils.logging import disable_progress_bar
 
 import phf
 from objectives import BAD_TAG, GOOD_TAG, Objective, Optimization, View
@@ -122,7 +123,8 @@ def pretrain(config: Config) -> Path:
 
 
 def _quiet() -> None:
-    """Of Lightning only what a user can act on: it sets its own levels when it is imported."""
+    """Of the libraries only what a user can act on; Lightning sets its own levels when it is imported."""
+    disable_progress_bar()  # one for every file of weights
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (".*does not have many workers", ".*LeafSpec", ".*resuming from a checkpoint that ended"):
