@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from phf.config import Config, load_config, to_yaml
 from phf.errors import ConfigError, PhfError
+from phf.model.build import can_compile
 from phf.training.checkpoints import latest_checkpoint
 from phf.training.run import export_checkpoint, pretrain
 
@@ -197,6 +199,40 @@ def test_accumulation_and_the_plain_head_change_nothing(tiny, tmp_path, override
         assert loss == pytest.approx(loss_one, rel=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision_learns_as_well(tiny, tmp_path, precision):
+    overrides = ("objective.name=awr", NO_DROPOUT)
+    full = pretrain(configure(tiny, tmp_path / "full", *overrides))
+    half = pretrain(configure(tiny, tmp_path / "half", *overrides, f"train.precision={precision}"))
+    assert metrics(half)["heldout/loss"][-1][1] == pytest.approx(
+        metrics(full)["heldout/loss"][-1][1], rel=0.01
+    )
+
+
+@pytest.mark.skipif(not can_compile(), reason="no C++ compiler or no headers of Python")
+def test_a_compiled_network_trains_as_a_plain_one_and_exports_plain_names(tiny, tmp_path):
+    plain = pretrain(configure(tiny, tmp_path / "plain", NO_DROPOUT))
+    compiled = pretrain(configure(tiny, tmp_path / "compiled", NO_DROPOUT, "model.compile=true"))
+    assert weights(compiled).keys() == weights(plain).keys()
+    assert metrics(compiled)["train/loss"][-1][1] == pytest.approx(
+        metrics(plain)["train/loss"][-1][1], rel=1e-3
+    )
+
+
+def test_tensorboard_and_samples_are_written(tiny, tmp_path):
+    folder = pretrain(
+        configure(
+            tiny, tmp_path / "run", "objective.name=conditional", "train.loggers=[csv,tensorboard]",
+            "train.samples_every=4", "train.samples=4",
+        )
+    )  # fmt: skip
+    assert list((folder / "tensorboard").glob("events.out.*"))
+    found = metrics(folder)
+    assert [step for step, _ in found["samples/mean_score"]] == [4, 8]
+    plain = pretrain(configure(tiny, tmp_path / "plain", "objective.name=conditional"))
+    assert_same(weights(folder), weights(plain))
+
+
 def test_data_loading_processes_change_nothing(tiny, tmp_path):
     one = pretrain(configure(tiny, tmp_path / "one"))
     two = pretrain(configure(tiny, tmp_path / "two", "train.num_workers=2"))
@@ -260,6 +296,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
         pretrain(configure(tiny, tmp_path / "run", "train.learning_rate=1e30", "train.gradient_clip=null"))
 
 
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_missing_logger_names_the_extra(tiny, tmp_path):
+    with pytest.raises(PhfError, match=r"wandb is not installed: pip install 'phf\[wandb\]'"):
+        pretrain(configure(tiny, tmp_path / "run", "train.loggers=[wandb]"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -278,7 +320,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path):
         (["model.config.n_layers=2"], "no field 'n_layers'; did you mean n_layer"),
         (["model.config.n_positions=16"], "context_length is 32, and the model has 16 positions"),
         (["model.start_from=nowhere"], "cannot load a causal language model from nowhere"),
-        (["store.path=nowhere"], "nowhere"),
+        (["store.path=nowhere"], "no token store in nowhere; run `phf tokenize` first"),
         (["objective.name=rwr", "scorer.name=toxicity"], "no scores of toxicity"),
     ],
 )
