@@ -18,8 +18,8 @@ from scorers.base import Score, Scorer, ScorerError, Span
 # pycodestyle's own default: checks on which PEP8 is silent or was changed.
 _DEFAULT_IGNORE = ("E121", "E123", "E126", "E226", "E24", "E704", "W503", "W504")
 
-# Longer lines are cut before they are checked: some checks take time quadratic in the length of a line.
-_MAX_LINE_CHARS = 2000
+# Some checks take time quadratic in the length of a line.
+_MAX_LINE_CHARS = 10_000
 
 _NOQA = re.compile(r"# no(?=(?:qa|pep8)\b)", re.IGNORECASE)
 _CODE = re.compile(r"[EW]\d{0,3}")
@@ -33,6 +33,7 @@ class Pep8(Scorer):
     (an unclosed bracket is reported there) belongs to the last line: unfinished code never scores 0.
     Where the syntax ends the check (an unclosed string, a bad dedent), the segments after that line get no
     score: nobody has looked at them. `# noqa` has no effect: a model would learn to write it.
+    A line of more than 10,000 characters is checked as if it ended there.
 
     Args:
         max_line_length: Where E501 begins.

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from phf.errors import ConfigError, PhfError
 
@@ -85,13 +85,15 @@ class JsonlFile(_File):
             yield self._unreadable(row + 1, error)
 
 
-def _unpack(raw: BinaryIO, suffix: str) -> BinaryIO:
+def _unpack(raw: io.BufferedReader, suffix: str) -> io.BufferedReader:
     codec = {".gz": "gzip", ".zst": "zstd"}.get(suffix)
     if codec is None:
         return raw
     import pyarrow as pa
 
-    # Unlike the zstandard package, Arrow notices a file that ends too early.
+    # Unlike the zstandard package, Arrow notices a file that ends too early, if only it has begun.
+    if not raw.peek(1):
+        raise OSError("Truncated: the file is empty")
     return io.BufferedReader(pa.CompressedInputStream(raw, codec), 1 << 16)
 
 

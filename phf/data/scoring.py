@@ -5,7 +5,6 @@ A process that scores imports no more than this module and the scorer, so that i
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import signal
@@ -16,6 +15,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import accumulate
+from numbers import Real
+from operator import index
 from types import TracebackType
 
 from phf.config import ScorerConfig, SegmenterConfig
@@ -23,6 +24,12 @@ from phf.data.documents import Document
 from phf.data.segments import Segmenter, segmenter
 from phf.errors import PhfError
 from scorers import Score, Scorer, ScorerError, Span, load_scorer
+
+# Scores are kept as float32, and in that they are finite.
+_LARGEST = 3.4e38
+
+# Whatever a scorer raises fails its document; a library that calls `sys.exit` must not end all quietly.
+_FAILURES = (Exception, SystemExit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ def score_chunk(chunk: Chunk, scorer: Scorer, segment: Segmenter) -> Scored:
         found = [_checked(*pair) for pair in zip(segments, scorer.score(segments), strict=True)]
     except ScorerError:
         raise
-    except Exception:  # whatever a scorer raises
+    except _FAILURES:
         found = [_score_alone(pieces, scorer) for pieces in segments]
     annotations: list[Annotation] = []
     failed: list[tuple[int, str]] = []
@@ -97,7 +104,8 @@ def score_chunk(chunk: Chunk, scorer: Scorer, segment: Segmenter) -> Scored:
             failed.append((row, f"scorer {scorer.name}: {scores}"))
             continue
         ends = list(accumulate(map(len, pieces)))
-        values, spans = [score.value for score in scores], [score.spans for score in scores]
+        values = [None if score.value is None else float(score.value) for score in scores]
+        spans = [score.spans for score in scores]
         annotations.append(Annotation(row, document.id, ends, values, spans))
     return Scored(annotations, failed, chunk.documents[-1][0] + 1, chunk.position)
 
@@ -109,7 +117,7 @@ def _score_alone(segments: Sequence[str], scorer: Scorer) -> Sequence[Score] | s
         return _checked(segments, scores)
     except ScorerError:
         raise
-    except Exception as error:
+    except _FAILURES as error:
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
@@ -122,10 +130,13 @@ def _checked(segments: Sequence[str], scores: Sequence[Score]) -> Sequence[Score
     if len(scores) != len(segments):
         raise ValueError(f"{len(scores)} scores for {len(segments)} segments")
     for segment, score in zip(segments, scores, strict=True):
-        if score.value is not None and not 0 <= score.value < math.inf:
-            raise ValueError(f"the score {score.value} is not a number of 0 or more")
+        value = score.value
+        if value is not None and not (isinstance(value, Real) and 0 <= value <= _LARGEST):
+            raise ValueError(f"the score {value} is not a number of 0 or more that fits float32")
         for span in score.spans:
-            if not 0 <= span.start <= span.end <= len(segment):
+            if not isinstance(span.label, str):
+                raise TypeError(f"{span} has a label that is not text")
+            if not 0 <= index(span.start) <= index(span.end) <= len(segment):
                 raise ValueError(f"{span} is outside of its segment of {len(segment)} characters")
     return scores
 

@@ -15,6 +15,9 @@ Segmenter = Callable[[str], list[str]]
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 
+# nupunkt takes time quadratic in the length of a word, that is of all between two white spaces.
+_LONG_WORD = re.compile(r"\S{1000}")
+
 
 def segmenter(config: SegmenterConfig) -> Segmenter:
     """The function that cuts a text into segments, by the configured unit.
@@ -46,9 +49,12 @@ def _sentence_starts(text: str) -> Iterator[int]:
     """Where sentences start, by nupunkt."""
     from nupunkt import sent_spans
 
-    # Only where a sentence starts is taken from the library: so nothing is lost, whatever it does with white
-    # space.
-    return (start for start, _ in sent_spans(text)) if text else iter(())
+    begin = 0
+    for end in [*(match.end() for match in _LONG_WORD.finditer(text)), len(text)]:
+        # Only where a sentence starts is taken from the library: so nothing is lost, whatever it does with
+        # white space. None starts at 0: that is the start of the text, or inside a long word.
+        yield from (begin + start for start, _ in sent_spans(text[begin:end]) if start)
+        begin = end
 
 
 def _paragraph_starts(text: str) -> Iterator[int]:

@@ -68,7 +68,7 @@ class SidecarWriter:
         num_documents: Documents annotated so far.
 
     Raises:
-        PhfError: Another process is at it.
+        PhfError: Another process is at it, or a part is broken.
     """
 
     def __init__(self, folder: Path, shard: str):
@@ -87,7 +87,13 @@ class SidecarWriter:
         self.next_row = 0
         self.num_documents = 0
         for part in self._finished():
-            metadata = pq.read_metadata(part)
+            try:
+                metadata = pq.read_metadata(part)
+            except pa.ArrowException as error:
+                self._lock.close()
+                raise PhfError(
+                    f"{part} is broken: delete {self._parts}, and its shard is scored again"
+                ) from error
             state = json.loads(metadata.metadata[_META])
             self.next_row = state["next_row"]
             self.bad += [BadRow(**row) for row in state["bad"]]
@@ -161,15 +167,19 @@ def _fields(annotation: Annotation) -> dict[str, Any]:
     """An annotation as a row of `SCHEMA`."""
     return {
         "row": annotation.row,
-        "id": annotation.id.encode(errors="replace").decode(),
+        "id": _encodable(annotation.id),
         "segment_ends": annotation.segment_ends,
         "scores": annotation.scores,
         "spans": [
-            {"segment": i, "start": span.start, "end": span.end, "label": span.label}
+            {"segment": i, "start": span.start, "end": span.end, "label": _encodable(span.label)}
             for i, spans in enumerate(annotation.spans)
             for span in spans
         ],
     }
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def clean_up(folder: Path, shard: str) -> None:

@@ -22,7 +22,9 @@ from scorers import ScorerError, load_scorer
 
 ODD_SCORERS = '''
     import os
+    import signal
     import time
+    from fractions import Fraction
     from scorers import Score, Scorer, ScorerError, SegmentScorer, Span
 
     class Length(SegmentScorer):
@@ -52,12 +54,17 @@ ODD_SCORERS = '''
                     raise KeyError("of all things\\nand more")
                 if word == "unusable":
                     raise ScorerError("scorer odd: the licence has run out")
-                if word == "exit":
-                    os._exit(9)
+                if word == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if word == "quit":
+                    raise SystemExit(0)
                 found.append({
                     "short": scores[1:], "nan": [Score(float("nan"))], "negative": [Score(-0.5)],
                     "inf": [Score(float("inf"))], "none": None, "number": [1.0], "words": [Score("high")],
-                    "span": [Score(1.0, (Span(0, 99, "x"),))],
+                    "span": [Score(1.0, (Span(0, 99, "x"),))], "half": [Score(1.0, (Span(0, 0.5, "x"),))],
+                    "label": [Score(1.0, (Span(0, 1, 5),))], "big": [Score(1e39)], "huge": [Score(10**999)],
+                    "complex": [Score(1j)], "fraction": [Score(Fraction(1, 2))],
+                    "surrogate": [Score(None, (Span(0, 1, "\\ud800"),))],
                 }.get(word, scores))
             return found
 '''
@@ -398,35 +405,28 @@ def test_a_folder_that_cannot_be_made_is_one_line(corpus, tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_document_that_the_scorer_fails_on_is_a_bad_row(corpus, processes):
-    words = [
-        "fine",
-        "raise",
-        "short",
-        "nan",
-        "negative",
-        "inf",
-        "none",
-        "number",
-        "words",
-        "span",
-        "fine",
-        "fine",
-    ]
+    wrong = ["raise", "quit", "short", "nan", "negative", "inf", "big", "huge", "complex"]
+    wrong += ["none", "number", "words", "span", "half", "label"]
+    words = ["fine", *wrong, "fraction", "surrogate"]
     config = corpus(
         {"a": [f"{word}\n" for word in words]}, f"annotations.processes={processes}", scorer="Odd"
     )
     manifest = annotate(config)
-    assert [row["row"] for row in rows(config)["a.jsonl.parquet"]] == [0, 10, 11]
-    assert [row["scores"] for row in rows(config)["a.jsonl.parquet"]] == [[1.0]] * 3
+    scored = rows(config)["a.jsonl.parquet"]
+    assert [row["row"] for row in scored] == [0, 16, 17]
+    assert [row["scores"] for row in scored] == [[1.0], [0.5], [None]]
+    assert scored[2]["spans"] == [{"segment": 0, "start": 0, "end": 1, "label": "?"}]
     reasons = {words[row]: reason for _, row, reason in bad_rows(config)}
-    assert list(reasons) == words[1:10]
+    assert list(reasons) == wrong
     assert all(reason.startswith("scorer odd: ") and "\n" not in reason for reason in reasons.values())
     assert "KeyError: 'of all things" in reasons["raise"]
     assert "0 scores for 1 segments" in reasons["short"]
     assert "the score nan is not a number of 0 or more" in reasons["nan"]
     assert "the score -0.5 is" in reasons["negative"]
     assert "outside of its segment of 5 characters" in reasons["span"]
-    assert manifest["counts"] == {"documents": 3, "segments": 3, "unscored": 0, "bad_rows": 9}
+    assert "label that is not text" in reasons["label"]
+    assert manifest["counts"] == {"documents": 3, "segments": 3, "unscored": 1, "bad_rows": 15}
+    assert manifest["mean"] == 0.75
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -438,7 +438,7 @@ def test_a_scorer_that_cannot_be_used_stops_it(corpus, processes):
 
 
 def test_a_scoring_process_that_dies_is_one_line(corpus):
-    config = corpus({"a": ["fine\n", "exit\n"]}, "annotations.processes=2", scorer="Odd")
+    config = corpus({"a": ["fine\n", "kill\n"]}, "annotations.processes=2", scorer="Odd")
     with pytest.raises(PhfError, match=r"a scoring process was killed .* the same command goes on from here"):
         annotate(config)
 

@@ -103,6 +103,24 @@ def test_a_packed_file_that_ends_too_early_is_read_as_far_as_it_goes(tmp_path, s
         assert bad[0].reason.startswith("the rest of the file cannot be read: Truncated")
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_no_cut_or_change_of_a_packed_file_goes_unnoticed(tmp_path, suffix):
+    whole = pack(jsonl({"text": f"{i}"} for i in range(3)), suffix)
+    broken = [whole[:length] for length in range(len(whole))] + [whole + b"and more"]
+    if suffix == ".gz":  # the packer of zst writes no checksum
+        broken += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(10, len(whole))]
+    path = tmp_path / f"a.jsonl{suffix}"
+    for data in broken:
+        path.write_bytes(data)
+        try:
+            (*_, last) = read(path)[1]
+            message = last.reason
+        except PhfError as error:
+            message = str(error)
+        assert "cannot be read: " in message
+        assert "\n" not in message
+
+
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
 def test_a_file_of_something_else_is_one_line(tmp_path, name):
     (tmp_path / name).write_bytes(b"something else\n" * 10)

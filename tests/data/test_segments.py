@@ -76,7 +76,7 @@ def test_lines_and_documents_are_never_cut():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("unit", ["a", "a ", "\n", " \n", "\n ", "A. ", "."])
+@pytest.mark.parametrize("unit", ["a", "a ", "\n", " \n", "\n ", "A. ", ".", "Dr. ", '"', "?!", "\n\n \t"])
 def test_a_megabyte_of_anything_is_quick(name, unit):
     text = unit * (1_000_000 // len(unit))
     start = time.monotonic()

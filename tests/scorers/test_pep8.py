@@ -189,6 +189,11 @@ def test_a_megabyte_on_one_line_is_quick(unit):
     assert time.monotonic() - start < 5
 
 
+def test_a_long_line_does_not_spoil_the_lines_after_it():
+    text = "x = [" + "1, " * 3000 + "2]\ny = 1\nz=2\n"
+    assert hits(text) == [(1, "E501"), (3, "E225")]
+
+
 def test_the_configuration_of_the_user_has_no_effect(tmp_path):
     (tmp_path / "pycodestyle").write_text("[pycodestyle]\nignore = E,W\nmax-line-length = nonsense\n")
     for name in ("setup.cfg", "tox.ini"):

@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from phf.data import sidecars
+from phf.data.documents import BadRow
+from phf.data.scoring import Annotation
+from phf.data.sidecars import SidecarWriter, count_bad, first_bad, read_scores, sidecar_path
+from phf.errors import PhfError
+from scorers import Span
+
+
+def annotation(row: int) -> Annotation:
+    return Annotation(row, f"id {row}", [1, 3], [float(row), None], [(Span(0, 1, "A"),), ()])
+
+
+def test_what_is_added_is_in_the_sidecar(tmp_path):
+    with SidecarWriter(tmp_path, "a") as writer:
+        writer.add([annotation(0), annotation(2)], [BadRow("a", 1, "why")], 3)
+        writer.finish()
+    table = pq.read_table(sidecar_path(tmp_path, "a"))
+    assert table.schema == sidecars.SCHEMA
+    assert table["row"].to_pylist() == [0, 2]
+    assert table["scores"].to_pylist() == [[0.0, None], [2.0, None]]
+    assert table["segment_ends"].to_pylist() == [[1, 3]] * 2
+    ((scores, num_documents),) = read_scores(tmp_path, "a")
+    assert num_documents == 2
+    np.testing.assert_array_equal(scores, np.float32([0, np.nan, 2, np.nan]))
+    assert (count_bad(tmp_path, "a"), first_bad(tmp_path, "a")) == (1, BadRow("a", 1, "why"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bad.jsonl", "a.parquet"]
+
+
+def test_a_shard_of_nothing_has_an_empty_sidecar(tmp_path):
+    with SidecarWriter(tmp_path, "a") as writer:
+        writer.finish()
+    assert pq.read_metadata(sidecar_path(tmp_path, "a")).num_rows == 0
+    assert (count_bad(tmp_path, "a"), first_bad(tmp_path, "a")) == (0, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_a_writer_goes_on_after_the_last_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(sidecars, "PART_DOCUMENTS", 2)
+    with SidecarWriter(tmp_path, "a") as writer:
+        for row in range(5):
+            writer.add([annotation(2 * row)], [BadRow("a", 2 * row + 1, "why")], 2 * row + 2)
+    # Two parts are complete; what the end of the process left unfinished does not count.
+    (tmp_path / ".a.parts" / "000000002.tmp").write_bytes(b"half a part")
+    with SidecarWriter(tmp_path, "a") as writer:
+        assert (writer.next_row, writer.num_documents) == (8, 4)
+        assert [row.row for row in writer.bad] == [1, 3, 5, 7]
+        writer.add([annotation(8)], [], 9)
+        writer.finish()
+    assert pq.read_table(sidecar_path(tmp_path, "a"))["row"].to_pylist() == [0, 2, 4, 6, 8]
+    lines = (tmp_path / "a.bad.jsonl").read_text().splitlines()
+    assert [json.loads(line)["row"] for line in lines] == [1, 3, 5, 7]
+
+
+def test_a_part_is_saved_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(sidecars, "PART_SECONDS", -1.0)
+    with SidecarWriter(tmp_path, "a") as writer:
+        for row in range(3):
+            writer.add([annotation(row)], [], row + 1)
+    with SidecarWriter(tmp_path, "a") as writer:
+        assert writer.next_row == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"x" * 100])
+def test_a_broken_part_is_one_line(tmp_path, content):
+    with SidecarWriter(tmp_path, "a") as writer:
+        writer.add([annotation(0)], [], 1)
+        writer.save()
+    (tmp_path / ".a.parts" / "000000000.parquet").write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(
+            PhfError, match=r"000000000\.parquet is broken: delete .*\.a\.parts, and"
+        ) as error:
+            SidecarWriter(tmp_path, "a")
+        assert "\n" not in str(error.value)
+
+
+def test_a_shard_has_one_writer(tmp_path):
+    message = "another process is annotating shard a"
+    with SidecarWriter(tmp_path, "a"), SidecarWriter(tmp_path, "b"), pytest.raises(PhfError, match=message):
+        SidecarWriter(tmp_path, "a")
+    with SidecarWriter(tmp_path, "a"):
+        pass
+
+
+def test_half_of_a_surrogate_pair_is_replaced(tmp_path):
+    odd = Annotation(0, "\ud800", [1], [1.0], [(Span(0, 1, "\udfff"),)])
+    with SidecarWriter(tmp_path, "a") as writer:
+        writer.add([odd], [BadRow("a", 1, "\ud800")], 2)
+        writer.finish()
+    (row,) = pq.read_table(sidecar_path(tmp_path, "a")).to_pylist()
+    assert (row["id"], row["spans"][0]["label"]) == ("?", "?")
+    assert first_bad(tmp_path, "a") == BadRow("a", 1, "\ud800")
