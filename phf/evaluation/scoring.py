@@ -56,7 +56,7 @@ def score_samples(
 def scored_text(sample: Sample, scenario: ScenarioConfig, segment: Segmenter) -> str:
     """What of a sample is scored: the continuation or the prompt with it, without a last segment cut short.
 
-    A cut segment stays if nothing of the continuation were left without it.
+    A cut segment stays if it is most of the text: the score of what little were left would say nothing.
     """
     prompt = sample.prompt if scenario.score == "full" else ""
     text = prompt + sample.text
@@ -65,7 +65,7 @@ def scored_text(sample: Sample, scenario: ScenarioConfig, segment: Segmenter) ->
     segments = segment(text)
     complete = "".join(segments[:-1])
     # A segment that one more character does not join has come to its end.
-    if "".join(segment(text + "X")[:-1]) == text or len(complete) <= len(prompt):
+    if "".join(segment(text + "X")[:-1]) == text or len(complete) <= max(len(prompt), len(text) / 2):
         return text
     return complete
 
