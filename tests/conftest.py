@@ -1,6 +1,7 @@
 """A small corpus of real code, annotated and tokenized once for all the tests that need one."""
 
 import json
+import logging
 import os
 import sysconfig
 from pathlib import Path
@@ -29,6 +30,15 @@ def _few_threads():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    """The command line sets up logging for its process; here it shares one with the other tests."""
+    log = logging.getLogger("phf")
+    before = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.level, log.propagate = before[0], before[1], before[2]
 
 
 @pytest.fixture(scope="session")
