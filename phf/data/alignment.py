@@ -6,12 +6,14 @@ they are put together again, and whatever does not fit is an error that names it
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 
 from phf.data.documents import BadRow, Document, Shard
 from phf.errors import PhfError
+
+log = logging.getLogger("phf")
 
 Scores = NDArray[np.float32]
 
@@ -60,27 +64,45 @@ class ScoredDocument:
         return [self.text[a:b] for a, b in pairwise(bounds)]
 
 
-def find_annotations(path: str | Path, shards: Sequence[Shard]) -> dict[str, dict[str, Any]]:
+def segments_check(ends: NDArray[np.int32]) -> int:
+    """A number that tells whether a document was cut in the same segments, by where they end, int32 [S]."""
+    return int.from_bytes(hashlib.blake2b(ends.astype("<i4").tobytes(), digest_size=8).digest(), "little")
+
+
+def find_annotations(path: str | Path, shards: Sequence[Shard], wanted: str) -> dict[str, dict[str, Any]]:
     """The manifests of the scorers that have annotated all the shards, by name.
 
+    Args:
+        path: The folder that has one for each scorer.
+        shards: The documents.
+        wanted: A scorer that must not be left out if it is there; others that are not done yet, or have
+            annotated other documents, are.
+
     Raises:
-        PhfError: There is none, one is not finished or is of other documents, or two of them cut the
-            documents in different segments.
+        PhfError: There is none, or two of them cut the documents in different segments.
     """
-    manifests = {
+    found = {
         manifest.parent.name: json.loads(manifest.read_text(encoding="utf-8"))
         for manifest in sorted(Path(path).glob("[!.]*/manifest.json"))
     }
-    if not manifests:
+    if not found:
         raise PhfError(f"{path}: no annotations there; run `phf annotate` first, or set annotations.path")
+    manifests = {}
+    for scorer, manifest in found.items():
+        try:
+            _check_shards(Path(path) / scorer, manifest, shards)
+            manifests[scorer] = manifest
+        except PhfError as error:
+            if scorer == wanted or (not manifests and scorer == list(found)[-1]):
+                raise
+            log.warning("left out: %s", error)
     first = next(iter(manifests))
     for scorer, manifest in manifests.items():
-        folder = Path(path) / scorer
-        _check_shards(folder, manifest, shards)
         if manifest["segmenter"] != manifests[first]["segmenter"]:
             raise PhfError(
-                f"{folder} has segments of another kind ({manifest['segmenter']}) than {Path(path) / first} "
-                f"({manifests[first]['segmenter']}): annotate again, or keep them under two annotations.path"
+                f"{Path(path) / scorer} has other segments ({manifest['segmenter']}) than "
+                f"{Path(path) / first} ({manifests[first]['segmenter']}): annotate again, or keep them under "
+                "two annotations.path"
             )
     return manifests
 
@@ -172,6 +194,37 @@ def _check_length(entry: SidecarRow, document: Document, folder: Path, shard: st
         )
 
 
+def scores_of_rows(
+    folder: Path, shard: str, rows: NDArray[np.int64], counts: NDArray[np.int64], checks: NDArray[np.uint64]
+) -> Scores:
+    """A scorer's scores of some documents of a shard.
+
+    Args:
+        folder: The scorer's annotations.
+        shard: Name of the shard.
+        rows: Which documents, in ascending order.
+        counts: How many segments each has.
+        checks: The `segments_check` of each.
+
+    Returns:
+        float32 [sum of counts], NaN = cannot say.
+
+    Raises:
+        PhfError: The scorer has not annotated one, or has cut it in other segments.
+    """
+    sidecar = _Sidecar(folder, shard)
+    pieces = [np.zeros(0, np.float32)]
+    for row, count, check in zip(rows.tolist(), counts.tolist(), checks.tolist(), strict=True):
+        entry = sidecar.take(row, skip=True)
+        if entry is not None and segments_check(entry.ends) != check:
+            raise PhfError(
+                f"{folder}: shard {shard}, row {row} has other segments than in the store: annotate again "
+                "with the same segmenter, or choose another store.path"
+            )
+        pieces.append(np.full(count, np.nan, np.float32) if entry is None else entry.scores)
+    return np.concatenate(pieces)
+
+
 class _Sidecar:
     """A scorer's annotations of a shard, asked for row by row in ascending order."""
 
@@ -182,8 +235,15 @@ class _Sidecar:
         self._bad = unscored_rows(folder, shard)
         self._next = next(self._rows, None)
 
-    def take(self, row: int) -> SidecarRow | None:
-        """The annotation of a row; `None` if the scorer listed it as bad."""
+    def take(self, row: int, skip: bool = False) -> SidecarRow | None:
+        """The annotation of a row; `None` if the scorer listed it as bad.
+
+        Args:
+            row: Above the row asked for last.
+            skip: Whether there may be annotations of rows that are not asked for.
+        """
+        while skip and self._next is not None and self._next.row < row:
+            self._next = next(self._rows, None)
         entry = self._next
         if entry is not None and entry.row < row:
             self._fail(entry.row, "is annotated, but not among the documents")
@@ -199,7 +259,7 @@ class _Sidecar:
         if self._next is not None:
             self._fail(self._next.row, "is annotated, but not among the documents")
 
-    def _fail(self, row: int, what: str) -> None:
+    def _fail(self, row: int, what: str) -> NoReturn:
         raise PhfError(
             f"{self._folder}: shard {self._shard}, row {row} {what}: the documents or their options have "
             "changed, annotate again"

@@ -8,15 +8,18 @@ Layout, with `{split}` one of `train` and `heldout`:
     {split}/segment_ends.npy                int64 [segments], in tokens
     {split}/document_ends.npy               int64 [documents], in segments
     {split}/document_token_ends.npy         int64 [documents], in tokens
+    {split}/document_shards.npy             int32 [documents], number of the shard in the manifest
+    {split}/document_rows.npy               int64 [documents], row of the shard
+    {split}/document_checks.npy             uint64 [documents], hash of where its segments end, in characters
     {split}/scores/{scorer}.npy             float32 [segments], NaN = could not be scored
     {split}/document_scores/{scorer}.npy    float32 [documents], mean of its segments that have a score
-    {split}/document_num_scored/{scorer}.npy  int32 [documents], how many these are
+    {split}/document_num_scored/{scorer}.npy  int32 [documents], how many have both a score and tokens
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from phf.config import Config
 from phf.data.arrays import open_array
 from phf.data.tokenizer import load_tokenizer
-from phf.errors import PhfError
+from phf.errors import ConfigError, PhfError
 
 _GRID = [i / 1000 for i in range(1001)]
 _UNITS = ("segments", "tokens", "documents")
@@ -66,6 +68,21 @@ class StoreSplit:
         """int64 [documents], in tokens."""
         return open_array(self.path / "document_token_ends.npy")
 
+    @cached_property
+    def document_shards(self) -> NDArray[np.int32]:
+        """int32 [documents], number of its shard in the manifest."""
+        return open_array(self.path / "document_shards.npy")
+
+    @cached_property
+    def document_rows(self) -> NDArray[np.int64]:
+        """int64 [documents], row of the shard; with the shard's number ascending over the split."""
+        return open_array(self.path / "document_rows.npy")
+
+    @cached_property
+    def document_checks(self) -> NDArray[np.uint64]:
+        """uint64 [documents], hash of where its segments end."""
+        return open_array(self.path / "document_checks.npy")
+
     @property
     def num_tokens(self) -> int:
         return len(self.tokens)
@@ -87,7 +104,7 @@ class StoreSplit:
         return self._column("document_scores", scorer)
 
     def document_num_scored(self, scorer: str) -> NDArray[np.int32]:
-        """int32 [documents], number of segments with a score."""
+        """int32 [documents], number of segments that have a score and are not without a token."""
         return self._column("document_num_scored", scorer)
 
     def _column(self, kind: str, scorer: str) -> NDArray[Any]:
@@ -146,51 +163,66 @@ def resolve_threshold(
 
     Raises:
         PhfError: There is no such column, or no score in it.
+        ConfigError: The threshold is neither.
     """
     if not isinstance(threshold, str):
         return float(threshold)
-    return float(
-        _quantiles(store.split("train"), scorer, quantile_of, [float(threshold.removeprefix("q"))])[0]
-    )
+    try:
+        share = float(threshold.removeprefix("q")) if threshold.startswith("q") else -1.0
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigError(f"a threshold is a number, or a quantile such as q0.05, not {threshold!r}")
+    # Sorting a column of a large corpus takes a while: the manifest has the usual quantiles.
+    known = store.manifest["scores"].get(scorer, {}).get("quantiles", {}).get(quantile_of, {})
+    if str(share) in known:
+        return float(known[str(share)])
+    return float(_quantiles(store.split("train"), scorer, quantile_of, [share])[0])
 
 
 def _quantiles(
-    split: StoreSplit, scorer: str, quantile_of: str, grid: Sequence[float]
+    split: StoreSplit, scorer: str, quantile_of: str, shares: Sequence[float]
 ) -> NDArray[np.float64]:
+    """For each share the smallest score that so much of the text does not exceed."""
     scores = split.document_scores(scorer) if quantile_of == "documents" else split.scores(scorer)
-    weights = np.ones(len(scores), np.int64)
-    if quantile_of == "tokens":
-        weights = np.diff(split.segment_ends, prepend=0)
-    known = ~np.isnan(scores)
-    if not (known & (weights > 0)).any():
+    weights = (
+        np.diff(split.segment_ends, prepend=0) if quantile_of == "tokens" else np.ones(len(scores), np.int64)
+    )
+    counted = ~np.isnan(scores) & (weights > 0)
+    if not counted.any():
         raise PhfError(f"{split.path}: no text has a score of {scorer}, so it has no quantiles")
-    order = np.argsort(scores[known], kind="stable")
-    sorted_scores, reached = scores[known][order], np.cumsum(weights[known][order])
-    place = np.searchsorted(reached, np.ceil(np.asarray(grid) * reached[-1]).clip(1))
-    return sorted_scores[place].astype(np.float64)
+    scores, weights = scores[counted], weights[counted]
+    order = np.argsort(scores)
+    reached = np.cumsum(weights[order])
+    # Divided, not multiplied: 7 of 100 is exactly 0.07, and 0.07 * 100 is more than 7.
+    return scores[order][np.searchsorted(reached / reached[-1], shares)].astype(np.float64)
 
 
-def describe_scores(
-    folder: Path, config: Config, annotations: dict[str, Any], scorers: Sequence[str]
-) -> dict[str, Any]:
-    """For each scorer who it is, and how its scores of the training text are spread."""
+def describe_scores(folder: Path, scorers: Mapping[str, Any]) -> dict[str, Any]:
+    """For each scorer what it says of itself, and how its scores of the training text are spread.
+
+    Args:
+        folder: The store's, with the columns.
+        scorers: What is known of each.
+    """
     split = StoreSplit(folder / "train")
     described = {}
-    for name in scorers:
-        scores = split.scores(name).astype(np.float64)
+    for name, scorer in scorers.items():
+        scores = split.scores(name)
         known = scores[~np.isnan(scores)]
-        scorer = annotations[name]["scorer"] if name in annotations else {
-            "name": name, "options": config.scorer.options, "measures": "as published with the documents",
-        }  # fmt: skip
         described[name] = {
             "scorer": scorer,
-            "mean": float(known.mean()) if len(known) else None,
-            "std": float(known.std()) if len(known) else None,
+            "mean": float(known.mean(dtype=np.float64)) if len(known) else None,
+            "std": float(known.std(dtype=np.float64)) if len(known) else None,
             "num_unscored": len(scores) - len(known),
             "quantiles": {unit: _grid(split, name, unit) for unit in _UNITS} if len(known) else {},
-        }  # fmt: skip
+        }
     return described
 
 
 def _grid(split: StoreSplit, scorer: str, unit: str) -> dict[str, float]:
-    return dict(zip(map(str, _GRID), _quantiles(split, scorer, unit, _GRID).tolist(), strict=True))
+    try:
+        quantiles = _quantiles(split, scorer, unit, _GRID)
+    except PhfError:  # all text that has a score is without a token
+        return {}
+    return dict(zip(map(str, _GRID), quantiles.tolist(), strict=True))

@@ -17,6 +17,9 @@ from phf.errors import ConfigError, PhfError
 
 EOS_TOKEN = "<|endoftext|>"
 
+# Segments encoded at a time: what the backend says of a segment takes far more memory than its tokens.
+_SLICE = 8192
+
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     """A Hugging Face tokenizer, by the name of a repository or from a folder.
@@ -102,6 +105,12 @@ class SegmentEncoder:
         Raises:
             PhfError: The tokenizer cannot write a text without its marks.
         """
+        slices = (segments[i : i + _SLICE] for i in range(0, len(segments), _SLICE))
+        pieces = [self._encode(piece) for piece in slices] or [(np.zeros(0, np.int64),) * 2]
+        tokens, lengths = zip(*pieces, strict=True)
+        return np.concatenate(tokens), np.concatenate(lengths)
+
+    def _encode(self, segments: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         encoded = [e.ids for e in self._backend.encode_batch_fast(segments, add_special_tokens=False)]
         tokens, lengths = _flat(encoded)
         if np.isin(tokens, self._mark_ids).any():
