@@ -7,6 +7,7 @@ The schema is the dataclasses below. YAML files are merged over its defaults fro
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ from phf.errors import ConfigError
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _home(path: str) -> str:
+    """The path with the home folder for a leading `~`, which a shell leaves as it is after `key=`."""
+    return str(Path.home() / path[2:]) if path.startswith("~/") else path
 
 
 @dataclass
@@ -43,6 +49,9 @@ class DocumentsConfig:
     """Read this many documents of each shard at the most; all if null."""
     max_bad_rows: int | None = None
     """Stop once more rows than this cannot be read or scored; null never stops. A side file lists them."""
+
+    def __post_init__(self) -> None:
+        self.path = self.path and _home(self.path)
 
 
 @dataclass
@@ -85,6 +94,7 @@ class AnnotationsConfig:
     """In how many parts the shards are divided (a job array's size)."""
 
     def __post_init__(self) -> None:
+        self.path = _home(self.path)
         _check(self.processes >= 0, f"annotations.processes must be 0 or more, not {self.processes}")
         _check(self.parts >= 1, f"annotations.parts must be at least 1, not {self.parts}")
         _check(
@@ -104,6 +114,7 @@ class TokenizerConfig:
     """Size of the trained vocabulary, `<|endoftext|>` included."""
 
     def __post_init__(self) -> None:
+        self.name = _home(self.name)
         _check(
             self.vocab_size >= 257,
             f"tokenizer.vocab_size must be at least 257 (256 bytes and one mark), not {self.vocab_size}",
@@ -120,6 +131,7 @@ class StoreConfig:
     """Share of the documents that is never trained on, chosen by a hash of the document."""
 
     def __post_init__(self) -> None:
+        self.path = _home(self.path)
         _check(
             0 <= self.heldout_fraction < 1,
             f"store.heldout_fraction must lie in [0, 1), not {self.heldout_fraction}",
@@ -178,6 +190,7 @@ class ModelConfig:
     """torch.compile of the inner network; `auto` compiles if this machine has what it takes."""
 
     def __post_init__(self) -> None:
+        self.start_from = self.start_from and _home(self.start_from)
         _check(
             self.context_length >= 2, f"model.context_length must be at least 2, not {self.context_length}"
         )
@@ -300,6 +313,7 @@ class ScenarioConfig:
     """Drop the last, unfinished segment of a sample that was cut by `max_new_tokens`."""
 
     def __post_init__(self) -> None:
+        self.prompts = _home(self.prompts) if isinstance(self.prompts, str) else self.prompts
         _check(self.samples >= 1, f"a scenario's samples must be at least 1, not {self.samples}")
         _check(
             self.max_new_tokens >= 1,
@@ -360,6 +374,9 @@ class RunConfig:
     folder: str = "runs/${run.name}"
     """Configuration, checkpoints, logs, the exported model and its evaluation."""
 
+    def __post_init__(self) -> None:
+        self.folder = _home(self.folder)
+
 
 @dataclass
 class Config:
@@ -397,8 +414,11 @@ def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | Non
         elif argument.endswith((".yaml", ".yml")):
             files.append((argument, _read_yaml(argument)))
         elif "=" in argument:
+            key, _, value = argument.partition("=")
+            # YAML would take the * of a pattern of files for a reference.
+            plain = f"{key}={json.dumps(value)}" if value.startswith("*") else argument
             try:
-                overrides.append((argument, OmegaConf.from_dotlist([argument])))
+                overrides.append((argument, OmegaConf.from_dotlist([plain])))
             except (OmegaConfBaseException, YAMLError) as error:
                 raise ConfigError(f"{argument}: {_first_line(error)}") from error
         else:

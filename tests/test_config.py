@@ -22,6 +22,18 @@ def test_a_printed_configuration_reads_back_equal(tmp_path):
     assert load_config([str(tmp_path / "printed.yaml")]) == config
 
 
+def test_values_as_a_person_types_them(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = load_config(
+        ["documents.path=~/corpus", "documents.pattern=**/*.py", "run.folder=~/runs/a", "tokenizer.name=~/t"]
+    )
+    assert (config.documents.path, config.documents.pattern) == ("/home/ada/corpus", "**/*.py")
+    assert (config.run.folder, config.tokenizer.name) == ("/home/ada/runs/a", "/home/ada/t")
+    config = load_config(["store.path=a=b", "annotations.path=~ada", "objective.threshold=null"])
+    assert (config.store.path, config.annotations.path) == ("a=b", "~ada")
+    assert config.objective.threshold is None
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -100,8 +100,10 @@ def _write(path: Path, manifest: Mapping[str, Any], *, first: bool = False) -> N
         os.link(temporary, path)  # unlike a rename, this fails if another process was faster
     except FileExistsError:
         pass
+    except OSError:  # a file system without links
+        temporary.replace(path)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def report(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     plots = draw_plots(runs)
     page = render_page(results, runs, plots)
     try:
+        if (output / "index.html").is_file():  # plots of an earlier report, perhaps of other scenarios
+            shutil.rmtree(output / "plots", ignore_errors=True)
         (output / "plots").mkdir(parents=True, exist_ok=True)
         for plot in plots:
             plot.save(output / "plots")
