@@ -39,8 +39,11 @@ _LEAST_BYTES, _MOST_BYTES = 500, 20_000  # many documents, so that the model lea
 # The comment at the head of a file: a licence, the same a thousand times, would be most of what is learned.
 _HEADER = re.compile(r"(?:[ \t]*(?:#.*)?\n)*")
 
-# Only files of which this share of the lines is too long: there must be something to learn from.
-_LONG_LINE, _LONG_SHARE = 79, 0.06
+# Only files with habits that PEP8 frowns upon, or there is nothing to learn: too long lines, and `a+b`, `f(a,b)` and
+# indentation by tabs or two spaces, which count twice since they are rare. A guess suffices: scoring comes later.
+_LITERAL = re.compile(r'''("""|\'\'\')[\s\S]*?\1|"[^"\n]*"|'[^'\n]*'|#.*''')
+_TIGHT = re.compile(r"""[\w)\]][-+*/%][\w(]|,[\w"'(\[{]|^\t|^  \w""")
+_LEAST_SHARE = 0.1
 
 
 def quickstart(config: Config) -> Path:
@@ -134,7 +137,7 @@ def _sources() -> Iterator[tuple[str, str]]:
                 continue
             text = _HEADER.sub("", source, count=1)
             digest = hashlib.sha256(text.encode()).digest()
-            if digest not in seen and not _is_table(source) and _has_long_lines(text):
+            if digest not in seen and not _is_table(source) and _has_habits(text):
                 seen.add(digest)
                 yield name, text
 
@@ -145,9 +148,10 @@ def _is_table(text: str) -> bool:
     return bool(_MARK.search(text[:2000])) or letters < 0.4 * len(text.replace(" ", ""))
 
 
-def _has_long_lines(text: str) -> bool:
-    lines = [line for line in text.split("\n") if line.strip()]
-    return sum(len(line) > _LONG_LINE for line in lines) >= _LONG_SHARE * len(lines)
+def _has_habits(text: str) -> bool:
+    long = sum(len(line) > 79 for line in text.split("\n"))
+    tight = sum(bool(_TIGHT.search(line)) for line in _LITERAL.sub('""', text).split("\n"))
+    return long + 2 * tight >= _LEAST_SHARE * sum(bool(line.strip()) for line in text.split("\n"))
 
 
 def write_prompts(config: Config, path: Path) -> None:

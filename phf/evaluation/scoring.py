@@ -54,20 +54,23 @@ def score_samples(
 
 
 def scored_text(sample: Sample, scenario: ScenarioConfig, segment: Segmenter) -> str:
-    """What of a sample is scored: the continuation or the prompt with it, without a last segment cut short.
+    """What of a sample is scored: the continuation or the prompt with it, without an end that was cut off.
 
-    A cut segment stays if it is most of the text: the score of what little were left would say nothing.
+    Of a sample that the token limit ended, the segment it cut goes, and blank ones before it: the text was
+    not over. It stays if it is most of the text: the score of what little were left would say nothing.
     """
     prompt = sample.prompt if scenario.score == "full" else ""
     text = prompt + sample.text
     if not scenario.trim or sample.finished:
         return text
     segments = segment(text)
-    complete = "".join(segments[:-1])
-    # A segment that one more character does not join has come to its end.
-    if "".join(segment(text + "X")[:-1]) == text or len(complete) <= max(len(prompt), len(text) / 2):
-        return text
-    return complete
+    # A segment that one more character joins has not come to its end.
+    if segments and "".join(segment(text + "X")[:-1]) != text:
+        segments.pop()
+    while segments and not segments[-1].strip():
+        segments.pop()
+    complete = "".join(segments)
+    return text if len(complete) <= max(len(prompt), len(text) / 2) else complete
 
 
 def measure(

@@ -127,7 +127,12 @@ def _quiet() -> None:
     disable_progress_bar()  # one for every file of weights
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers", ".*LeafSpec", ".*resuming from a checkpoint that ended"):
+    for message in (
+        ".*does not have many workers",
+        ".*LeafSpec",
+        ".*resuming from a checkpoint that ended",
+        ".*`srun` command is available",  # on a login node, or a laptop with SLURM tools: one process is meant
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 

@@ -74,6 +74,9 @@ def test_a_score_that_is_no_number_is_none():
         (sample("a\nb", "p", finished=False), "full", "pa\n"),
         (sample("a\nb", "p", finished=False), "continuation", "a\n"),
         (sample("", "p", finished=False), "full", "p"),
+        (sample("ab\ncd\n\n\ne", finished=False), "continuation", "ab\ncd\n"),
+        (sample("ab\ncd\n\n", finished=False), "continuation", "ab\ncd\n"),
+        (sample("ab\n\n", finished=True), "continuation", "ab\n\n"),
     ],
 )
 def test_trim_drops_what_the_token_limit_cut(one, score, scored):
