@@ -310,7 +310,7 @@ class ScenarioConfig:
     score: Literal["continuation", "full"] = "continuation"
     """Score what the model wrote, or the prompt with it (code: a signature alone does not parse)."""
     trim: bool = False
-    """Drop the end of a sample that `max_new_tokens` cut: the unfinished segment, and blank ones before it."""
+    """Drop the end of a sample that `max_new_tokens` cut: the unfinished segment, blank ones before it."""
 
     def __post_init__(self) -> None:
         self.prompts = _home(self.prompts) if isinstance(self.prompts, str) else self.prompts

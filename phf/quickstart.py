@@ -39,8 +39,8 @@ _LEAST_BYTES, _MOST_BYTES = 500, 20_000  # many documents, so that the model lea
 # The comment at the head of a file: a licence, the same a thousand times, would be most of what is learned.
 _HEADER = re.compile(r"(?:[ \t]*(?:#.*)?\n)*")
 
-# Only files with habits that PEP8 frowns upon, or there is nothing to learn: too long lines, and `a+b`, `f(a,b)` and
-# indentation by tabs or two spaces, which count twice since they are rare. A guess suffices: scoring comes later.
+# Only files with habits that PEP8 frowns upon, or there is nothing to learn: too long lines, and `a+b`,
+# `f(a,b)`, indentation by tabs or two spaces, which are rare and count twice. A guess, scored later.
 _LITERAL = re.compile(r'''("""|\'\'\')[\s\S]*?\1|"[^"\n]*"|'[^'\n]*'|#.*''')
 _TIGHT = re.compile(r"""[\w)\]][-+*/%][\w(]|,[\w"'(\[{]|^\t|^  \w""")
 _LEAST_SHARE = 0.1

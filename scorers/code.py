@@ -21,6 +21,10 @@ _DEFAULT_IGNORE = ("E121", "E123", "E126", "E226", "E24", "E704", "W503", "W504"
 # Some checks take time quadratic in the length of a line.
 _MAX_LINE_CHARS = 10_000
 
+# After so many errors of syntax the rest of a text gets no score.
+_MAX_RESTARTS = 1000
+
+_QUOTE = re.compile(r"""(\"{3}|'{3})""")
 _NOQA = re.compile(r"# no(?=(?:qa|pep8)\b)", re.IGNORECASE)
 _CODE = re.compile(r"[EW]\d{0,3}")
 
@@ -31,9 +35,10 @@ class Pep8(Scorer):
     The segments of a document are checked together, as one file, and each hit belongs to the segment that
     holds its place. So the unit may be a line, a paragraph or a whole document. A hit beyond the last line
     (an unclosed bracket is reported there) belongs to the last line: unfinished code never scores 0.
-    Where the syntax ends the check (an unclosed string, a bad dedent), the segments after that line get no
-    score: nobody has looked at them. `# noqa` has no effect: a model would learn to write it.
-    A line of more than 10,000 characters is checked as if it ended there.
+    Where pycodestyle cannot go on, this does: a string that is never closed is closed at the end, and after a
+    bad dedent the rest is checked like another file. A mistake of syntax does not hide others.
+    `# noqa` has no effect: a model would learn to write it. A line of more than 10,000 characters is checked
+    as if it ended there.
 
     Args:
         max_line_length: Where E501 begins.
@@ -74,17 +79,17 @@ class Pep8(Scorer):
         # Lines end at \n alone: `splitlines` would also split at form feeds and shift the numbers of lines.
         lines = io.StringIO(text, newline="\n").readlines()
         line_ends = list(accumulate(map(len, lines)))
-        report = self._check(lines)
+        hits, num_checked = self._check([_neutral(line) for line in lines])
         segment_ends = list(accumulate(map(len, segments)))
         spans: list[list[Span]] = [[] for _ in segments]
-        for line, column, code in sorted(report.hits):
+        for line, column, code in sorted(hits):
             line = min(max(line, 1), len(lines))
             first = line_ends[line - 1] - len(lines[line - 1])
             place = min(first + max(column, 0), line_ends[line - 1] - 1)
             segment = bisect_right(segment_ends, place)
             start = place - (segment_ends[segment] - len(segments[segment]))
             spans[segment].append(Span(start, start + 1, code))
-        checked = line_ends[report.last_line - 1] if report.last_line <= len(lines) and lines else len(text)
+        checked = line_ends[num_checked - 1] if num_checked else 0
         return [
             Score(len(found) / max(1, len(segment)), tuple(found))
             if end - len(segment) < checked or not segment
@@ -92,44 +97,80 @@ class Pep8(Scorer):
             for found, segment, end in zip(spans, segments, segment_ends, strict=True)
         ]
 
-    def _check(self, lines: Sequence[str]) -> _Report:
+    def _check(self, lines: list[str]) -> tuple[list[tuple[int, int, str]], int]:
+        """All hits: line from 1, column from 0, code; and how many lines were looked at."""
+        hits: list[tuple[int, int, str]] = []
+        num_lines, start = len(lines), 0
+        for _ in range(_MAX_RESTARTS):
+            report = self._check_from(start, lines)
+            found, stop = report.hits, report.stop
+            if stop is not None and stop[0] <= num_lines:
+                quote = _QUOTE.search(lines[stop[0] - 1], max(stop[1] - 1, 0))
+                if quote and len(lines) == num_lines and "string" in report.reason:
+                    lines = [*lines[:-1], lines[-1].rstrip("\n") + "\n", quote[1] + "\n"]
+                    hits += [hit for hit in found if hit[2].startswith("E9")]
+                    continue
+            # Beyond the end there is only the quote that has been added, or else an unclosed bracket.
+            hits += [hit for hit in found if hit[0] <= num_lines or len(lines) == num_lines]
+            if stop is None or stop[0] > num_lines:
+                return hits, num_lines
+            start = max(stop[0] - 1, start + 1)
+        return hits, start
+
+    def _check_from(self, start: int, lines: Sequence[str]) -> _Report:
+        """Checks lines from a line on (from 0) as if the file began there."""
+        bare = list(lines[start:])
         # pycodestyle strips a byte-order mark too, and its columns are then one less.
-        mark = bool(lines) and lines[0].startswith("\ufeff")
-        bare = [lines[0][1:], *lines[1:]] if mark else lines
-        report = _Report(self.ignore, first_column=int(mark))
+        mark = bool(bare) and bare[0].startswith("\ufeff")
+        if mark:
+            bare[0] = bare[0][1:]
+        report = _Report(self.ignore, start, first_column=int(mark))
         checker = pycodestyle.Checker(
-            lines=[_neutral(line) for line in bare if line], options=self._options, report=report
+            lines=[line for line in bare if line], options=self._options, report=report
         )
         try:
             checker.check_all()
-        except (SyntaxError, ValueError, LookupError, RecursionError):
+        except (SyntaxError, ValueError, LookupError, RecursionError) as error:
             # What pycodestyle cannot cope with is a violation of its own, where the checker stood.
-            report.error(checker.line_number, 0, "E902", None)
+            report.error(checker.line_number, 0, f"E902 {error}", None)
         return report
 
 
 class _Report:
     """Collects hits: the part of `pycodestyle.BaseReport` that a checker calls.
 
+    Args:
+        ignore: Codes, or beginnings of codes, that do not count.
+        start: Where in the text the checked lines begin, in lines.
+        first_column: Where the first of them begins.
+
     Attributes:
         hits: Line (from 1), column (from 0) and code of each violation.
-        last_line: The last line that was looked at.
+        stop: Line and column where the check could not go on; `None` if it came to the end.
+        reason: Why it stopped.
     """
 
-    def __init__(self, ignore: tuple[str, ...], first_column: int):
+    def __init__(self, ignore: tuple[str, ...], start: int, first_column: int):
         self.hits: list[tuple[int, int, str]] = []
-        self.last_line = sys.maxsize
+        self.stop: tuple[int, int] | None = None
+        self.reason = ""
         self._ignore = ignore
-        self._first_column = first_column  # of the first line
+        self._start = start
+        self._first_column = first_column
 
     def error(self, line: int, column: int, text: str, check: Any) -> None:
-        code = text[:4]
-        if line > self.last_line:
+        code, first = text[:4], line == 1
+        if first:
+            column += self._first_column
+        line = max(line, 1) + self._start
+        if self.stop is not None and line > self.stop[0]:
             return  # what pycodestyle says past a syntax error is haphazard
         if code in ("E901", "E902"):
-            self.last_line = max(line, 1)
-        if not code.startswith(self._ignore):
-            self.hits.append((line, column + (self._first_column if line == 1 else 0), code))
+            self.stop, self.reason = (line, column), text
+        # Indentation and blank lines are judged by what is before; of the first line nobody knows that.
+        unknown = first and self._start > 0 and code.startswith(("E1", "E3"))
+        if not unknown and not code.startswith(self._ignore):
+            self.hits.append((line, column, code))
 
     def init_file(self, *_: Any) -> None: ...
 

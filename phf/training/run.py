@@ -131,7 +131,7 @@ def _quiet() -> None:
         ".*does not have many workers",
         ".*LeafSpec",
         ".*resuming from a checkpoint that ended",
-        ".*`srun` command is available",  # on a login node, or a laptop with SLURM tools: one process is meant
+        ".*`srun` command is available",  # one process is meant, on a node where SLURM is
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -89,16 +89,36 @@ def test_code_that_is_not_finished_never_scores_0(text):
     assert whole.value > 0
 
 
-def test_lines_that_no_check_reached_have_no_score():
-    text = "x = 1\ny = '''\nunclosed  \n" + "z=1\n" * 3
-    assert values(text)[0] == 0
-    assert values(text)[1] > 0
-    assert values(text)[2:] == [None] * 4
+@pytest.mark.parametrize("quote", ["'''", '"""', 'r"""', "b'''", 'f"""'])
+def test_an_open_string_does_not_hide_the_lines_in_it(quote):
+    text = f"y=1\nx = f({quote}\ntrailing \n{'long ' * 20}end\nz=1\n    a short one"
+    found = hits(text)
+    assert {(1, "E225"), (3, "W291"), (4, "E501")} < set(found)
+    assert [line for line, code in found if code in ("E901", "E902")] == [2]
+    assert len(found) == 4
+    assert None not in values(text)
     ((whole,),) = PEP8.score([[text]])
-    assert whole.value is not None
-    dedent = "if x:\n        a = 1\n    b = 2\nc=3\n"
-    assert values(dedent)[2] > 0
-    assert values(dedent)[3] is None
+    assert whole.value == len(found) / len(text)
+
+
+def test_a_bad_dedent_does_not_hide_the_lines_after_it():
+    text = "if x:\n        a = 1\n    b = 2\nc=3\n" + "  d = 4\ne=5\n" * 3
+    assert [line for line, code in hits(text) if code == "E225"] == [4, 6, 8, 10]
+    assert {(3, "E901"), (3, "E902")} & set(hits(text))
+    # Between two mistakes every line is checked as it is without them.
+    middle = "def f():\n    return 1\n\n\ndef g( x):\n  return x\n"
+    bad = "if x:\n        a = 1\n    b = 2\n"
+    found = [(line - 5, code) for line, code in hits(bad + "\n\n" + middle + bad) if 5 < line <= 11]
+    assert found == hits(middle)
+
+
+def test_a_text_of_nothing_but_mistakes_ends():
+    text = "if x:\n        a = 1\n    b = 2\n" * 3000 + "'''"
+    started = time.monotonic()
+    found = values(text)
+    assert time.monotonic() - started < 10
+    assert found[-1] is None
+    assert None not in found[:1000]
 
 
 def test_an_unclosed_bracket_does_not_hide_the_lines_in_it():
