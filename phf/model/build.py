@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from phf.config import ModelConfig
 from phf.errors import ConfigError, PhfError
@@ -42,35 +42,48 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
         raise ConfigError(
             f"model.context_length is {config.context_length}, and the model has {positions} positions"
         )
-    return model
+    return model.train()  # loaded weights come in evaluation mode: without dropout
 
 
 @torch.no_grad()
 def add_control_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...], seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    tokens: tuple[str, ...],
+    seed: int,
+    start_from: str | None = None,
 ) -> list[int]:
-    """Adds control tokens to a tokenizer and a model; those they already have are left alone.
+    """Adds control tokens to a tokenizer and a model.
 
     A new token's input and output embedding is the mean of the old ones plus 0.01 N(0, 1), as in the paper.
+    Those that the model has learned already are left alone.
+
+    Args:
+        model: The model.
+        tokenizer: The store's tokenizer.
+        tokens: The control tokens.
+        seed: Decides the noise.
+        start_from: Where the model comes from, as in `ModelConfig`.
 
     Returns:
         The id of each token.
     """
     num_old = len(tokenizer)
     tokenizer.add_tokens(list(tokens), special_tokens=True)
-    if len(tokenizer) > num_old:
-        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-            # `mean_resizing` would draw the new rows from the covariance of the old ones.
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        generator = torch.Generator().manual_seed(seed)
-        weights = [model.get_input_embeddings().weight]
-        if (output := model.get_output_embeddings().weight) is not weights[0]:
-            weights.append(output)
-        for weight in weights:
-            shape = (len(tokenizer) - num_old, weight.shape[1])
-            noise = torch.randn(shape, generator=generator).to(weight)
-            weight[num_old : len(tokenizer)] = weight[:num_old].mean(0) + 0.01 * noise
-    return list(tokenizer.convert_tokens_to_ids(list(tokens)))
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        # `mean_resizing` would draw the new rows from the covariance of the old ones.
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    ids = list(tokenizer.convert_tokens_to_ids(list(tokens)))
+    learned = _added_tokens(start_from)
+    new = [i for token, i in zip(tokens, ids, strict=True) if i >= num_old and learned.get(token) != i]
+    generator = torch.Generator().manual_seed(seed)
+    weights = [model.get_input_embeddings().weight]
+    if (output := model.get_output_embeddings().weight) is not weights[0]:
+        weights.append(output)
+    for weight in weights:
+        noise = torch.randn((len(new), weight.shape[1]), generator=generator).to(weight)
+        weight[new] = weight[:num_old].mean(0) + 0.01 * noise
+    return ids
 
 
 def can_compile() -> bool:
@@ -88,10 +101,24 @@ def can_compile() -> bool:
         return False
 
 
+def _model_folder(start_from: str) -> str:
+    """The folder of the weights, if it is a run's that is given."""
+    folder = Path(start_from) / "model"
+    return str(folder) if (folder / "config.json").is_file() else start_from
+
+
+def _added_tokens(start_from: str | None) -> dict[str, int]:
+    """The tokens with ids that a model's own tokenizer, if it is in a local folder, has beside its text's."""
+    if start_from is None or not Path(start_from).is_dir():
+        return {}
+    try:
+        return dict(AutoTokenizer.from_pretrained(_model_folder(start_from)).get_added_vocab())
+    except (OSError, ValueError, KeyError):  # weights alone
+        return {}
+
+
 def _from_checkpoint(start_from: str) -> PreTrainedModel:
-    folder = Path(start_from)
-    if (folder / "model" / "config.json").is_file():  # a run folder
-        start_from = str(folder / "model")
+    start_from = _model_folder(start_from)
     try:
         return AutoModelForCausalLM.from_pretrained(start_from, dtype=torch.float32)
     except (OSError, ValueError) as error:

@@ -167,7 +167,7 @@ def _build(config: Config, store: TokenStore, total_steps: int) -> tuple[Objecti
     )
     objective = build_objective(config, store, model, optimization)
     if objective.view().tags is not None:
-        add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), train.seed)
+        add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), train.seed, config.model.start_from)
     return objective, tokenizer
 
 
