@@ -219,14 +219,13 @@ def _heldout(subject: Subject, model: Any, control: ControlTokens, config: Confi
     if not facts.get("store"):
         log.info("no held-out loss: the model does not name its token store")
         return None
-    threshold = facts.get("threshold")
     return measure_heldout(
         model,
         Path(facts["store"]),
         control,
         scorer=facts["scorer"]["name"],
-        tag_threshold=threshold,
-        threshold=config.evaluation.threshold if threshold is None else threshold,
+        tag_threshold=facts.get("threshold"),
+        threshold=config.evaluation.threshold,  # the same for all runs, or their losses could not be compared
         context_length=facts["context_length"],
         num_blocks=config.evaluation.heldout_blocks,
     )

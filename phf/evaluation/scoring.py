@@ -42,13 +42,13 @@ def score_samples(
     The scorer gets text exactly as it does when a corpus is annotated, and its score is taken as it is: it is
     not divided by a length once more.
     """
-    texts = [scored_text(sample, scenario, segment) for sample in samples]
     scored = []
-    for start in range(0, len(texts), SCORING_BATCH):
-        chunk = texts[start : start + SCORING_BATCH]
-        wholes = scorer.score([[text] for text in chunk])
-        parts = scorer.score([segment(text) for text in chunk])
-        for sample, text, (whole,), segments in zip(samples[start:], chunk, wholes, parts, strict=False):
+    for start in range(0, len(samples), SCORING_BATCH):
+        batch = samples[start : start + SCORING_BATCH]
+        texts = [scored_text(sample, scenario, segment) for sample in batch]
+        wholes = scorer.score([[text] for text in texts])
+        parts = scorer.score([segment(text) for text in texts])
+        for sample, text, (whole,), segments in zip(batch, texts, wholes, parts, strict=True):
             scored.append(ScoredSample(sample, text, _value(whole), tuple(map(_value, segments))))
     return scored
 
