@@ -49,7 +49,8 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
         PhfError: The folder holds no model, or the scorer cannot be loaded.
     """
     subject = find_subject(Path(folder))
-    scorer, segment = _scorer(subject, config), segmenter(_segmenter_config(subject, config))
+    wanted = _scorer_config(subject, config)
+    scorer, segment = _scorer(wanted), segmenter(_segmenter_config(subject, config))
     prompts = {name: load_prompts(scenario) for name, scenario in config.evaluation.scenarios.items()}
     identity = result_identity(
         subject, config.evaluation, scorer.fingerprint, _segmenter_config(subject, config), prompts
@@ -83,7 +84,7 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
             "version": scorer.version,
             "fingerprint": scorer.fingerprint,
             "measures": scorer.measures,
-            "options": _scorer_config(subject, config).options,
+            "options": wanted.options,
         },
         "scorer_differs": differs,
         "threshold": evaluation.threshold,
@@ -178,13 +179,19 @@ def _scorer_config(subject: Subject, config: Config) -> ScorerConfig:
     if config.evaluation.scorer is not None:
         return config.evaluation.scorer
     trained_on = subject.facts.get("scorer")
-    if trained_on:
-        return ScorerConfig(trained_on["name"], trained_on.get("options") or {})
-    return config.scorer
+    if not trained_on:
+        return config.scorer
+    own = ScorerConfig(trained_on["name"], trained_on.get("options") or {})
+    if subject.run and config.scorer != own:
+        log.warning(
+            "%s: scored by %s as in training, not by scorer.name; set evaluation.scorer.name for another one",
+            subject.folder,
+            own.name,
+        )
+    return own
 
 
-def _scorer(subject: Subject, config: Config) -> Scorer:
-    wanted = _scorer_config(subject, config)
+def _scorer(wanted: ScorerConfig) -> Scorer:
     try:
         return load_scorer(wanted.name, **wanted.options)
     except ScorerError as error:

@@ -128,6 +128,9 @@ def test_a_scorer_that_the_model_was_not_trained_on_is_told(run, tmp_path, model
     caplog.clear()
     evaluate(run, settings())
     assert "was trained on" not in caplog.text
+    caplog.clear()
+    evaluate(run, settings("scorer.options.max_line_length=100"))
+    assert "scored by pep8 as in training, not by scorer.name" in caplog.text
 
 
 def test_a_plain_model_folder(tmp_path, model, tokenizer):
