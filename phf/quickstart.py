@@ -1,6 +1,6 @@
 """The verb `quickstart`: the whole way on a corpus that every machine has, its own Python sources.
 
-MLE and conditional training on the same tokens, both asked for code without a prompt and for the bodies of
+MLE and another objective on the same tokens, both asked for code without a prompt and for the bodies of
 held-out functions, and one report that compares how often they violate PEP8.
 """
 
@@ -73,7 +73,7 @@ def quickstart(config: Config) -> Path:
     annotate(config)
     tokenize(config)
     write_prompts(config, folder / "data/prompts.jsonl")
-    runs = [folder / "mle", folder / "conditional"]
+    runs = [folder / name for name in dict.fromkeys(["mle", config.objective.name])]
     for run in runs:
         drop_rate = config.objective.drop_rate if run.name == "conditional" else None
         objective = replace(config.objective, name=run.name, drop_rate=drop_rate)
