@@ -30,6 +30,23 @@ def _home(path: str) -> str:
     return str(Path.home() / path[2:]) if path.startswith("~/") else path
 
 
+def parse_quantile(threshold: str) -> float:
+    """The share in a threshold such as `q0.05`.
+
+    Raises:
+        ConfigError: It is no quantile.
+    """
+    try:
+        share = float(threshold.removeprefix("q")) if threshold.startswith("q") else -1.0
+    except ValueError:
+        share = -1.0
+    _check(
+        0 <= share <= 1,
+        f"objective.threshold must be a number or a quantile such as q0.05, not {threshold!r}",
+    )
+    return share
+
+
 @dataclass
 class DocumentsConfig:
     """Where the documents are."""
@@ -162,14 +179,7 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.threshold, str):
-            try:
-                quantile = float(self.threshold.removeprefix("q")) if self.threshold.startswith("q") else -1.0
-            except ValueError:
-                quantile = -1.0
-            _check(
-                0 <= quantile <= 1,
-                f"objective.threshold must be a number or a quantile such as q0.05, not {self.threshold!r}",
-            )
+            parse_quantile(self.threshold)
 
 
 @dataclass

@@ -10,11 +10,12 @@ imports nothing of the framework and can be used without it:
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ScorerError(Exception):
@@ -53,10 +54,10 @@ class Scorer(ABC):
     """Scores the segments of documents.
 
     A subclass is built from keyword options (plain numbers, strings, booleans and lists: they are
-    written to manifests), must be picklable or cheap to build in another process, and sets:
+    written to manifests); every process that scores builds its own. It sets:
 
     Attributes:
-        name: Short and stable; names the column of scores.
+        name: Short and stable; scores are kept under the name in the configuration.
         version: Raised whenever the same text may get another score.
         measures: What a score means, in a few words, with its unit.
         range: Smallest and largest possible score; `inf` where there is no bound.
@@ -66,6 +67,22 @@ class Scorer(ABC):
     version: ClassVar[str]
     measures: ClassVar[str]
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        scorer = super().__new__(cls)
+        built = cls.signature().bind_partial(*arguments, **options)  # partial: unpickling gives no arguments
+        built.apply_defaults()
+        scorer.__dict__["_options"] = built.arguments  # an assignment fails in a frozen dataclass
+        return scorer
+
+    def __init__(self) -> None:  # noqa: B027 (that of `object` would take any option)
+        pass
+
+    @classmethod
+    def signature(cls) -> inspect.Signature:
+        """What it is built from."""
+        signature = inspect.signature(cls.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
     @abstractmethod
     def score(self, documents: Sequence[Sequence[str]]) -> list[list[Score]]:
@@ -79,8 +96,12 @@ class Scorer(ABC):
         """
 
     def settings(self) -> Mapping[str, Any]:
-        """What besides name and version decides a score: options, and versions of libraries and models."""
-        return {}
+        """What besides name and version decides a score: options, and versions of libraries and models.
+
+        By default all that the scorer was built from, whether it decides a score or not.
+        """
+        options: Mapping[str, Any] = self.__dict__["_options"]
+        return options
 
     @property
     def fingerprint(self) -> str:
@@ -105,5 +126,9 @@ class SegmentScorer(Scorer):
         """
 
     def score(self, documents: Sequence[Sequence[str]]) -> list[list[Score]]:
-        scores = iter(self.score_segments([segment for document in documents for segment in document]))
-        return [[next(scores) for _ in document] for document in documents]
+        segments = [segment for document in documents for segment in document]
+        scores = self.score_segments(segments)
+        if len(scores) != len(segments):
+            raise ValueError(f"{len(scores)} scores for {len(segments)} segments")
+        remaining = iter(scores)
+        return [[next(remaining) for _ in document] for document in documents]

@@ -44,7 +44,7 @@ def load_scorer(name: str, **options: Any) -> Scorer:
             that it needs is missing.
     """
     cls = scorer_class(name)
-    parameters = inspect.signature(cls).parameters.values()
+    parameters = cls.signature().parameters.values()
     known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     unknown = [option for option in options if option not in known]
     if unknown and not any(p.kind == p.VAR_KEYWORD for p in parameters):

@@ -34,7 +34,8 @@ def annotate(config: Config) -> dict[str, Any]:
 
     Raises:
         ConfigError: There are no documents, or the folder holds other annotations.
-        PhfError: More rows are bad than `documents.max_bad_rows`, or all of them; or a process was killed.
+        PhfError: More rows are bad than `documents.max_bad_rows`, or all of them; the scorer is broken; or a
+            process was killed.
         scorers.ScorerError: The scorer cannot be built.
     """
     if config.documents.format == "scored":

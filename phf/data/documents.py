@@ -7,7 +7,6 @@ skipped; the number of a row is its place in the shard, from 0, bad rows counted
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,9 @@ from phf.data.rows import (
     load_dataset,
 )
 from phf.errors import ConfigError, PhfError
+
+# Scores are kept as float32, and in that they are finite.
+LARGEST_SCORE = 3.4e38
 
 # Files of a folder, and rows of a dataset, in a shard.
 FILES_PER_SHARD = 1000
@@ -164,8 +166,8 @@ def _scored(fields: Mapping[str, Any], name: str) -> Document:
 
 
 def _score(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"score {value!r} is not a number of 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_SCORE:
+        raise ValueError(f"score {value!r:.40} is not a number of 0 or more that fits float32")
     return float(value)
 
 

@@ -1,4 +1,4 @@
-"""What a token store is made from, and whether that is what is wanted now."""
+"""What annotations and token stores are made from, and whether that is what is wanted now."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from phf.config import Config, TokenizerConfig
 from phf.data.documents import Shard
 
 # What of the documents' configuration decides their text; where they are shows in the shards.
-_DECISIVE = ("text_field", "limit")
+DECISIVE = ("text_field", "limit")
 
 
 def store_identity(config: Config, shards: Sequence[Shard], annotations: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,19 +43,27 @@ def _tokenizer_identity(config: TokenizerConfig) -> dict[str, Any]:
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """What differs, in words; `None` if the store can be used."""
     for section in ("documents", "segmenter", "tokenizer", "store"):
-        keys = _DECISIVE if section == "documents" else sorted({*old[section], *new[section]})
+        keys = DECISIVE if section == "documents" else sorted({*old[section], *new[section]})
         for key in keys:
             was, now = old[section].get(key), new[section].get(key)
             if was != now:
                 return f"{section}.{key}={was}, not {now}"
-    for shard in {**old["shards"], **new["shards"]}:
-        if shard not in new["shards"]:
-            return f"a shard {shard} that is not among the documents now"
-        if shard not in old["shards"]:
-            return f"other documents: shard {shard} was not among them"
-        if old["shards"][shard] != new["shards"][shard]:
-            return f"other documents: shard {shard} has changed since"
+    shards = shards_difference(old["shards"], new["shards"])
+    if shards:
+        return shards
     for scorer, fingerprint in new["annotations"].items():
         if old["annotations"].get(scorer, fingerprint) != fingerprint:
             return f"other annotations: {scorer} has another version or other options now"
+    return None
+
+
+def shards_difference(old: Mapping[str, str], new: Mapping[str, str]) -> str | None:
+    """What differs between shards, given by name with their fingerprints; `None` if they are the same."""
+    for shard in {**old, **new}:
+        if shard not in new:
+            return f"a shard {shard} that is not among the documents now"
+        if shard not in old:
+            return f"other documents: shard {shard} was not among them"
+        if old[shard] != new[shard]:
+            return f"other documents: shard {shard} has changed since"
     return None

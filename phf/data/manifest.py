@@ -21,6 +21,8 @@ import numpy as np
 import phf
 from phf.config import Config
 from phf.data.documents import Shard
+from phf.data.identity import DECISIVE, shards_difference
+from phf.data.quantiles import smallest_reaching
 from phf.data.segments import segmenter_identity
 from phf.data.sidecars import count_bad, first_bad, read_scores
 from phf.errors import ConfigError, PhfError
@@ -29,9 +31,6 @@ from scorers import Scorer
 log = logging.getLogger("phf")
 
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-
-# What of the documents' configuration decides their text; where they are shows in the shards.
-_DECISIVE = ("text_field", "limit")
 
 
 def identity(config: Config, scorer: Scorer, shards: Sequence[Shard]) -> dict[str, Any]:
@@ -73,12 +72,13 @@ def claim(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
         "versions": {"phf": phf.__version__, "python": platform.python_version()},
         "counts": None,
     }
+    wanted = json.loads(json.dumps(made_of, default=str))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _write(path, manifest, first=True)
         there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        difference = _difference(there, json.loads(json.dumps(made_of)))
+        difference = _difference(there, wanted)
     except OSError as error:
         raise PhfError(f"annotations.path: {error.filename or folder}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -92,7 +92,7 @@ def claim(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(path: Path, manifest: Mapping[str, Any], *, first: bool = False) -> None:
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
     if not first:
         temporary.replace(path)
         return
@@ -108,7 +108,7 @@ def _write(path: Path, manifest: Mapping[str, Any], *, first: bool = False) -> N
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """What differs, in words; `None` if annotations made of the one can go on with the other."""
-    for key in _DECISIVE:
+    for key in DECISIVE:
         if old["documents"][key] != new["documents"][key]:
             return f"documents.{key}={old['documents'][key]}, not {new['documents'][key]}"
     if old["segmenter"] != new["segmenter"]:
@@ -118,14 +118,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
         settings = old["scorer"]["settings"], new["scorer"]["settings"]
         return "another scorer: " + _changed(versions[0] | settings[0], versions[1] | settings[1])
     shards, now = ({shard["name"]: shard["fingerprint"] for shard in one["shards"]} for one in (old, new))
-    for name in [*shards, *now]:
-        if name not in now:
-            return f"a shard {name} that is not among the documents now"
-        if name not in shards:
-            return f"other documents: shard {name} was not among them"
-        if shards[name] != now[name]:
-            return f"other documents: shard {name} has changed since"
-    return None
+    return shards_difference(shards, now)
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -146,9 +139,10 @@ def summarize(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     if not counts["documents"]:
         raise PhfError(_nothing(folder, [shard["name"] for shard in manifest["shards"]], counts["bad_rows"]))
     log.info(
-        "%s: %d segments of %d documents, mean score %.4g; %d segments without a score, %d bad rows",
-        folder, counts["segments"], counts["documents"], manifest["mean"] or 0.0, counts["unscored"],
-        counts["bad_rows"],
+        "%s: %d segments of %d documents, %s; %d segments without a score, %d bad rows",
+        folder, counts["segments"], counts["documents"],
+        "no scores" if manifest["mean"] is None else f"mean score {manifest['mean']:.4g}",
+        counts["unscored"], counts["bad_rows"],
     )  # fmt: skip
     return manifest
 
@@ -157,7 +151,7 @@ def _summary(folder: Path, shards: Sequence[str]) -> dict[str, Any]:
     batches = [batch for shard in shards for batch in read_scores(folder, shard)]
     every = np.concatenate([scores for scores, _ in batches] or [np.zeros(0, np.float32)])
     known = every[~np.isnan(every)].astype(np.float64)
-    quantiles = np.quantile(known, _QUANTILES).tolist() if len(known) else []
+    quantiles = smallest_reaching(known, _QUANTILES).tolist() if len(known) else []
     return {
         "counts": {
             "documents": sum(documents for _, documents in batches),

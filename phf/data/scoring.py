@@ -20,13 +20,13 @@ from operator import index
 from types import TracebackType
 
 from phf.config import ScorerConfig, SegmenterConfig
-from phf.data.documents import Document
+from phf.data.documents import LARGEST_SCORE, Document
 from phf.data.segments import Segmenter, segmenter
 from phf.errors import PhfError
 from scorers import Score, Scorer, ScorerError, Span, load_scorer
 
-# Scores are kept as float32, and in that they are finite.
-_LARGEST = 3.4e38
+# After so many failed documents in a row it is the scorer that is broken, not the documents.
+_MOST_FAILURES = 32
 
 # Whatever a scorer raises fails its document; a library that calls `sys.exit` must not end all quietly.
 _FAILURES = (Exception, SystemExit)
@@ -131,7 +131,7 @@ def _checked(segments: Sequence[str], scores: Sequence[Score]) -> Sequence[Score
         raise ValueError(f"{len(scores)} scores for {len(segments)} segments")
     for segment, score in zip(segments, scores, strict=True):
         value = score.value
-        if value is not None and not (isinstance(value, Real) and 0 <= value <= _LARGEST):
+        if value is not None and not (isinstance(value, Real) and 0 <= value <= LARGEST_SCORE):
             raise ValueError(f"the score {value} is not a number of 0 or more that fits float32")
         for span in score.spans:
             if not isinstance(span.label, str):
@@ -157,6 +157,7 @@ class Scoring:
         processes = processes or num_cores()
         self._scorer, self._segment = scorer, segmenter(segmenter_config)
         self._most_waiting = 3 * processes
+        self._failures = 0  # documents in a row that failed, over shards
         self._others = set(multiprocessing.active_children())
         self._pool: ProcessPoolExecutor | None = None
         if processes > 1:
@@ -180,9 +181,32 @@ class Scoring:
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Scored]:
         """Scores each chunk; a few are read ahead.
 
+        A chunk whose last documents failed is held back until a later one is scored: if the scorer broke
+        there, they are not given up, and the same command goes on with them.
+
         Raises:
-            PhfError: A process was killed.
+            PhfError: The scorer is broken or cannot be used, or a process was killed.
         """
+        held: list[Scored] = []
+        try:
+            for scored in self._scored(chunks):
+                held.append(scored)
+                last = scored.annotations[-1].row if scored.annotations else -1
+                failures = sum(row > last for row, _ in scored.failed)
+                self._failures = failures if scored.annotations else self._failures + failures
+                if self._failures >= _MOST_FAILURES:
+                    raise PhfError(
+                        f"{scored.failed[-1][1]} (and so for {self._failures} documents in a row); once the "
+                        "scorer works again, the same command goes on from here"
+                    )
+                if not self._failures:
+                    yield from held
+                    held.clear()
+        except ScorerError as error:
+            raise PhfError(str(error)) from error
+        yield from held
+
+    def _scored(self, chunks: Iterable[Chunk]) -> Iterator[Scored]:
         if self._pool is None:
             for chunk in chunks:
                 yield score_chunk(chunk, self._scorer, self._segment)

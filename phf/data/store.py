@@ -28,9 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from phf.config import parse_quantile
 from phf.data.arrays import open_array
+from phf.data.quantiles import smallest_reaching
 from phf.data.tokenizer import load_tokenizer
-from phf.errors import ConfigError, PhfError
+from phf.errors import PhfError
 
 _GRID = [i / 1000 for i in range(1001)]
 _UNITS = ("segments", "tokens", "documents")
@@ -163,16 +165,11 @@ def resolve_threshold(
 
     Raises:
         PhfError: There is no such column, or no score in it.
-        ConfigError: The threshold is neither.
+        phf.errors.ConfigError: The threshold is neither.
     """
     if not isinstance(threshold, str):
         return float(threshold)
-    try:
-        share = float(threshold.removeprefix("q")) if threshold.startswith("q") else -1.0
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ConfigError(f"a threshold is a number, or a quantile such as q0.05, not {threshold!r}")
+    share = parse_quantile(threshold)
     # Sorting a column of a large corpus takes a while: the manifest has the usual quantiles.
     known = store.manifest["scores"].get(scorer, {}).get("quantiles", {}).get(quantile_of, {})
     if str(share) in known:
@@ -191,11 +188,7 @@ def _quantiles(
     counted = ~np.isnan(scores) & (weights > 0)
     if not counted.any():
         raise PhfError(f"{split.path}: no text has a score of {scorer}, so it has no quantiles")
-    scores, weights = scores[counted], weights[counted]
-    order = np.argsort(scores)
-    reached = np.cumsum(weights[order])
-    # Divided, not multiplied: 7 of 100 is exactly 0.07, and 0.07 * 100 is more than 7.
-    return scores[order][np.searchsorted(reached / reached[-1], shares)].astype(np.float64)
+    return smallest_reaching(scores[counted], shares, weights[counted])
 
 
 def describe_scores(folder: Path, scorers: Mapping[str, Any]) -> dict[str, Any]:

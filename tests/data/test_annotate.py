@@ -18,7 +18,7 @@ from phf.data import scoring, sidecars
 from phf.data.annotate import annotate
 from phf.data.scoring import Chunk, score_chunk
 from phf.errors import ConfigError, PhfError
-from scorers import ScorerError, load_scorer
+from scorers import load_scorer
 
 ODD_SCORERS = '''
     import os
@@ -67,6 +67,19 @@ ODD_SCORERS = '''
                     "surrogate": [Score(None, (Span(0, 1, "\\ud800"),))],
                 }.get(word, scores))
             return found
+
+    class Broken(Scorer):
+        """Works as long as there is a file."""
+        name, version, measures = "broken", "1", "nothing"
+
+        def __init__(self, file: str, calls: int):
+            self.file, self.calls = file, calls
+
+        def score(self, documents):
+            self.calls -= 1
+            if self.calls < 0 and not os.path.exists(self.file):
+                raise RuntimeError("the device is lost\\nfor good")
+            return [[Score(1.0) for _ in segments] for segments in documents]
 '''
 
 
@@ -145,12 +158,12 @@ def test_a_sidecar_has_segments_scores_and_spans(corpus):
         "spans": [{"segment": 0, "start": 1, "end": 2, "label": "E225"}],
     }
     assert empty == {"row": 1, "id": "nothing", "segment_ends": [], "scores": [], "spans": []}
-    assert (last["row"], last["segment_ends"], last["scores"]) == (3, [8, 13], [0.125, None])
+    assert (last["row"], last["segment_ends"], last["scores"]) == (3, [8, 13], [0.125, 0.0])
     assert bad_rows(config) == [("a.jsonl", 2, "no field 'text', only 'no'")]
     assert manifest == json.loads((folder(config) / "manifest.json").read_text())
-    assert manifest["counts"] == {"documents": 3, "segments": 4, "unscored": 1, "bad_rows": 1}
-    assert manifest["mean"] == pytest.approx(0.125)
-    assert manifest["quantiles"]["0.5"] == 0.125
+    assert manifest["counts"] == {"documents": 3, "segments": 4, "unscored": 0, "bad_rows": 1}
+    assert manifest["mean"] == pytest.approx(0.09375)
+    assert [manifest["quantiles"][share] for share in ("0.5", "0.75", "0.9")] == [0.0, 0.125, 0.25]
     assert [shard["name"] for shard in manifest["shards"]] == ["a.jsonl"]
     assert manifest["segmenter"] == {"name": "line"}
     assert manifest["scorer"]["range"] == [0.0, None]
@@ -388,6 +401,13 @@ def test_options_that_change_nothing_are_no_other_scorer(corpus):
     annotate(corpus(None, "scorer.options.max_line_length=79", "segmenter.max_chars=7", scorer="pep8"))
 
 
+def test_settings_that_are_no_json_are_written_as_text(corpus, monkeypatch):
+    config = corpus({"a": ["b\n"]})
+    monkeypatch.setattr("odd_scorers.Length.settings", lambda self: {"model": Path("a/b")}, raising=False)
+    assert annotate(config) == annotate(config)
+    assert annotate(config)["scorer"]["settings"] == {"model": "a/b"}
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"documents": 1}'])
 def test_a_folder_of_something_else_is_refused(corpus, content):
     config = corpus({"a": ["b"]})
@@ -432,9 +452,30 @@ def test_a_document_that_the_scorer_fails_on_is_a_bad_row(corpus, processes):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_scorer_that_cannot_be_used_stops_it(corpus, processes):
     config = corpus({"a": ["fine\n", "unusable\n"]}, f"annotations.processes={processes}", scorer="Odd")
-    with pytest.raises(ScorerError, match="the licence has run out"):
+    with pytest.raises(PhfError, match="the licence has run out"):
         annotate(config)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("shards", "count"), [(1, 600), (100, 6)])
+def test_a_scorer_that_breaks_stops_it_and_no_document_is_given_up(
+    corpus, tmp_path, monkeypatch, processes, shards, count
+):
+    monkeypatch.setattr(sidecars, "PART_SECONDS", -1.0)
+    monkeypatch.setattr("phf.data.annotate._CHUNK_DOCUMENTS", 10)
+    texts = {f"s{i}": [f"{i} {j}\n" for j in range(count)] for i in range(shards)}
+    options = [f"scorer.options.file={tmp_path / 'works'}", "scorer.options.calls=3"]
+    config = corpus(texts, *options, f"annotations.processes={processes}", scorer="Broken")
+    message = r"scorer broken: RuntimeError: the device is lost \(and so for \d\d documents in a row\); once"
+    with pytest.raises(PhfError, match=message) as error:
+        annotate(config)
+    assert "\n" not in str(error.value)
+    (tmp_path / "works").touch()
+    counts = annotate(config)["counts"]
+    # Only what failed at the end of shards that were over before it was sure.
+    assert counts["bad_rows"] < (32 if shards > 1 else 1)
+    assert counts["documents"] + counts["bad_rows"] == 600
 
 
 def test_a_scoring_process_that_dies_is_one_line(corpus):
@@ -501,7 +542,7 @@ def test_nothing_is_printed_and_the_result_is_logged(corpus, capfd, caplog):
     with caplog.at_level("INFO", logger="phf"):
         annotate(corpus({"a": ["b?\n", {"no": 1}]}))
     assert capfd.readouterr() == ("", "")
-    assert "1 segments of 1 documents, mean score 0; 1 segments without a score, 1 bad rows" in caplog.text
+    assert "1 segments of 1 documents, no scores; 1 segments without a score, 1 bad rows" in caplog.text
 
 
 def test_lines_tell_the_progress_where_there_is_no_terminal(corpus, caplog, monkeypatch):

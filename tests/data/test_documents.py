@@ -322,6 +322,8 @@ SCORED = [
     {"texts": "a", "scores": [0]},
     {"text": "a"},
     {"texts": ["a"], "scores": [float("nan")]},
+    {"texts": ["a"], "scores": [10**400]},
+    {"texts": ["a"], "scores": [1e39]},
     {"texts": ["b"], "scores": [1]},
 ]
 
@@ -332,15 +334,17 @@ def test_documents_that_bring_their_scores(tmp_path, dataset):
     assert [(row, document) for _, row, document in found] == [
         (0, Document("a.jsonl:0", "One. Two.", ("One. ", "Two."), (0.25, None))),
         (1, Document("a.jsonl:1", "", (), ())),
-        (8, Document("a.jsonl:8", "b", ("b",), (1.0,))),
+        (10, Document("a.jsonl:10", "b", ("b",), (1.0,))),
     ]
     assert [row.reason for row in bad] == [
         "1 texts and 2 scores",
-        "score -1 is not a number of 0 or more",
+        "score -1 is not a number of 0 or more that fits float32",
         "field 'texts' is not text but int",
         "field 'texts' is not a list but str",
         "field 'texts' is not a list but NoneType",
-        "score nan is not a number of 0 or more",
+        "score nan is not a number of 0 or more that fits float32",
+        f"score 1{'0' * 39} is not a number of 0 or more that fits float32",
+        "score 1e+39 is not a number of 0 or more that fits float32",
     ]
     good = {"texts": [["a ", "b"], ["c"]], "scores": [[0.0, 0.5], [1.0]], "id": ["x", "y"]}
     write_parquet(tmp_path / "b.parquet", good)

@@ -75,7 +75,7 @@ def test_a_threshold_that_is_a_number_is_taken_as_it_is(store):
 
 @pytest.mark.parametrize("threshold", ["0.5", "q", "q1.1", "q-0.1", "qx", "qnan"])
 def test_a_threshold_that_is_neither_is_an_error(store, threshold):
-    with pytest.raises(ConfigError, match=r"a number, or a quantile such as q0.05"):
+    with pytest.raises(ConfigError, match=r"a number or a quantile such as q0.05"):
         resolve_threshold(store, "s", threshold, "tokens")
 
 

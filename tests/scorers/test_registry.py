@@ -1,3 +1,4 @@
+import pickle
 import sys
 from textwrap import dedent
 
@@ -47,6 +48,15 @@ LENGTH = """
         def score_segments(self, segments):
             return [Score(len(segment) * self.scale) for segment in segments]
 
+    class Plain(Length):
+        pass
+
+    class Short(SegmentScorer):
+        name, version, measures = "short", "1", "nothing"
+
+        def score_segments(self, segments):
+            return [Score(1.0)] * 2
+
     class NoScorer: ...
 """
 
@@ -62,6 +72,25 @@ def test_a_scorer_of_ones_own_is_found_by_its_place(module):
     ]
 
 
+def test_every_option_is_in_the_fingerprint_unless_the_scorer_says_otherwise(module):
+    module(LENGTH)
+    for name in ("mine:Length", "mine:Plain"):
+        scorer = load_scorer(name, scale=2)
+        assert dict(scorer.settings()) == {"scale": 2, "unit": "c"}
+        prints = [load_scorer(name, **options).fingerprint for options in ({}, {"scale": 1.0}, {"scale": 3})]
+        assert prints[0] == prints[1] != prints[2]
+        assert pickle.loads(pickle.dumps(scorer)).fingerprint == scorer.fingerprint
+    assert load_scorer("mine:Short").settings() == {}
+    assert load_scorer("pep8", ignore=["E2", "E1"]).settings()["ignore"] == ["E1", "E2"]
+
+
+@pytest.mark.parametrize("documents", [[["a"]], [["a"], ["b", "c"]]])
+def test_a_score_too_many_or_too_few_is_an_error(module, documents):
+    module(LENGTH)
+    with pytest.raises(ValueError, match=r"2 scores for [13] segments"):
+        load_scorer("mine:Short").score(documents)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -73,6 +102,7 @@ def test_a_scorer_of_ones_own_is_found_by_its_place(module):
         ("mine:Width", {}, "mine has no Width"),
         ("mine:NoScorer", {}, "NoScorer does not inherit from scorers.Scorer"),
         ("mine:Length", {"scal": 1}, "has no option 'scal'; it has scale, unit; did you mean scale?"),
+        ("mine:Short", {"scale": 1}, "has no option 'scale'; it has none"),
         ("mine:Length", {"scale": "x"}, "scorer mine:Length cannot be built: unsupported operand"),
         ("pep8", {"threshold": 1}, "scorer pep8 has no option 'threshold'; it has max_line_length, ignore"),
     ],
