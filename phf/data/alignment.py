@@ -75,11 +75,11 @@ def find_annotations(path: str | Path, shards: Sequence[Shard], wanted: str) -> 
     Args:
         path: The folder that has one for each scorer.
         shards: The documents.
-        wanted: A scorer that must not be left out if it is there; others that are not done yet, or have
-            annotated other documents, are.
+        wanted: A scorer that must be among them; others that are not done yet, or have annotated other
+            documents, are left out.
 
     Raises:
-        PhfError: There is none, or two of them cut the documents in different segments.
+        PhfError: It is not, or two of them cut the documents in different segments.
     """
     found = {
         manifest.parent.name: json.loads(manifest.read_text(encoding="utf-8"))
@@ -87,13 +87,18 @@ def find_annotations(path: str | Path, shards: Sequence[Shard], wanted: str) -> 
     }
     if not found:
         raise PhfError(f"{path}: no annotations there; run `phf annotate` first, or set annotations.path")
+    if wanted not in found:
+        raise PhfError(
+            f"{path}: no scores of {wanted}, only of {', '.join(found)}; run `phf annotate` first, or set "
+            "scorer.name"
+        )
     manifests = {}
     for scorer, manifest in found.items():
         try:
             _check_shards(Path(path) / scorer, manifest, shards)
             manifests[scorer] = manifest
         except PhfError as error:
-            if scorer == wanted or (not manifests and scorer == list(found)[-1]):
+            if scorer == wanted:
                 raise
             log.warning("left out: %s", error)
     first = next(iter(manifests))

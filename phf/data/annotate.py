@@ -9,6 +9,7 @@ from typing import Any
 
 from phf.config import Config
 from phf.data.documents import BadRow, Document, Shard, list_shards
+from phf.data.identity import outputs
 from phf.data.manifest import claim, identity, summarize
 from phf.data.progress import ShardProgress
 from phf.data.scoring import Chunk, Scored, Scoring
@@ -43,7 +44,7 @@ def annotate(config: Config) -> dict[str, Any]:
             "documents.format=scored: these documents bring their scores; go straight to `phf tokenize`"
         )
     scorer = load_scorer(config.scorer.name, **config.scorer.options)
-    shards = list_shards(config.documents)
+    shards = list_shards(config.documents, leave_out=outputs(config))
     folder = Path(config.annotations.path) / config.scorer.name
     manifest = claim(folder, identity(config, scorer, shards))
     mine = shards[config.annotations.part :: config.annotations.parts]

@@ -171,12 +171,16 @@ def _score(value: Any) -> float:
     return float(value)
 
 
-def list_shards(config: DocumentsConfig) -> list[Shard]:
+def list_shards(config: DocumentsConfig, leave_out: Sequence[Path] = ()) -> list[Shard]:
     """The shards of a corpus, in a fixed order.
 
     A file of rows (jsonl, parquet) is a shard; text files and the rows of a dataset are dealt out to shards.
     Format `auto`: a folder of `save_to_disk` is a dataset; a folder with files of rows at its top, or with
     nothing else in it, is these files; anything else is text, one document a file.
+
+    Args:
+        config: Which documents.
+        leave_out: Folders of which no file is a document.
 
     Raises:
         ConfigError: No documents are configured, or nothing is there.
@@ -187,7 +191,7 @@ def list_shards(config: DocumentsConfig) -> list[Shard]:
     if _is_dataset(config):
         sources = _slices(load_dataset(config.path, config.split), config.path)
     else:
-        root, files = _find(config.path, config.pattern)
+        root, files = _find(config.path, config.pattern, leave_out)
         files, format_ = _of_format(files, root, config)
         sources = _sources(root, files, format_)
     return [Shard(name, source, config) for name, source in sources]
@@ -214,7 +218,7 @@ def _slices(dataset: Any, place: str) -> list[tuple[str, Source]]:
     ]
 
 
-def _find(path: str, pattern: str) -> tuple[Path, list[Path]]:
+def _find(path: str, pattern: str, leave_out: Sequence[Path]) -> tuple[Path, list[Path]]:
     """The files of a path, and the folder that they are named from. Hidden files of a folder are left out."""
     root = Path(path)
     if root.is_file():
@@ -227,9 +231,15 @@ def _find(path: str, pattern: str) -> tuple[Path, list[Path]]:
             name = " (a dataset of the Hugging Face hub needs documents.format=huggingface)" if hint else ""
             raise ConfigError(f"documents.path: no such file{hint}: {path}{name}")
         root, pattern = Path(*parts[:wild]), str(Path(*parts[wild:]))
+    top = root.resolve()
+    left_out = {path.relative_to(top) for path in (p.resolve() for p in leave_out) if top in path.parents}
     try:
         found = [
-            file for file in root.glob(pattern) if file.is_file() and _is_visible(file.relative_to(root))
+            file
+            for file in root.glob(pattern)
+            if file.is_file()
+            and _is_visible(place := file.relative_to(root))
+            and left_out.isdisjoint(place.parents)
         ]
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"documents.pattern: {pattern!r} is not a pattern of files: {error}") from error

@@ -15,6 +15,11 @@ from phf.data.documents import Shard
 DECISIVE = ("text_field", "limit")
 
 
+def outputs(config: Config) -> list[Path]:
+    """Folders that are written from the documents, and are none where they lie among them."""
+    return [Path(config.annotations.path), Path(config.store.path)]
+
+
 def store_identity(config: Config, shards: Sequence[Shard], annotations: Mapping[str, Any]) -> dict[str, Any]:
     """What a store is made from; `annotations` by scorer, as columns can be added."""
     documents = asdict(config.documents)

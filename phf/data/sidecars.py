@@ -7,7 +7,6 @@ parts become the sidecar.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phf.data.documents import BadRow
+from phf.data.locks import lock
 from phf.data.scoring import Annotation
 from phf.errors import PhfError
 
@@ -65,7 +65,6 @@ class SidecarWriter:
     Attributes:
         bad: Rows that cannot be read or scored, so far.
         next_row: The row to go on with.
-        num_documents: Documents annotated so far.
 
     Raises:
         PhfError: Another process is at it, or a part is broken.
@@ -75,17 +74,9 @@ class SidecarWriter:
         self._folder, self._shard = folder, shard
         self._parts = _parts_path(folder, shard)
         self._parts.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._parts / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise PhfError(f"{folder}: another process is annotating shard {shard}") from None
-        except OSError:
-            pass  # a file system without locks
+        self._lock = lock(self._parts / "lock", f"{folder}: another process is annotating shard {shard}")
         self.bad: list[BadRow] = []
         self.next_row = 0
-        self.num_documents = 0
         for part in self._finished():
             try:
                 metadata = pq.read_metadata(part)
@@ -97,7 +88,6 @@ class SidecarWriter:
             state = json.loads(metadata.metadata[_META])
             self.next_row = state["next_row"]
             self.bad += [BadRow(**row) for row in state["bad"]]
-            self.num_documents += metadata.num_rows
         self._number = len(self._finished())
         self._rows: list[dict[str, Any]] = []
         self._new_bad: list[BadRow] = []
@@ -125,7 +115,6 @@ class SidecarWriter:
         self._rows += map(_fields, annotations)
         self._new_bad += bad
         self.bad += bad
-        self.num_documents += len(annotations)
         self.next_row = next_row
         if time.monotonic() - self._since > PART_SECONDS:
             self.save()

@@ -28,7 +28,8 @@ from phf.data.alignment import (
     segments_check,
 )
 from phf.data.documents import BadRow, Shard, list_shards
-from phf.data.identity import difference, store_identity
+from phf.data.identity import difference, outputs, store_identity
+from phf.data.locks import lock
 from phf.data.progress import ShardProgress
 from phf.data.store import SPLITS, Split, TokenStore, describe_scores
 from phf.data.store_writer import COLUMN_KINDS, ColumnWriter, EncodedDocuments, SplitWriter
@@ -55,9 +56,10 @@ def tokenize(config: Config) -> TokenStore:
 
     Raises:
         ConfigError: The folder holds another store, or there is no such tokenizer.
-        PhfError: The annotations are missing or do not fit the documents, or nothing is left to train on.
+        PhfError: The annotations are missing or do not fit the documents, nothing is left to train on, or
+            another process makes the same store.
     """
-    shards = list_shards(config.documents)
+    shards = list_shards(config.documents, leave_out=outputs(config))
     scored = config.documents.format == "scored"
     annotations = (
         {} if scored else find_annotations(config.annotations.path, shards, wanted=config.scorer.name)
@@ -65,34 +67,50 @@ def tokenize(config: Config) -> TokenStore:
     scorers = _scorers(config, annotations)
     identity = store_identity(config, shards, annotations)
     path = Path(config.store.path)
-    if path.is_dir() and any(path.iterdir()):
-        if not (path / "manifest.json").is_file():
-            raise ConfigError(
-                f"store.path: {path} holds something else than a token store: choose another folder"
-            )
-        store = TokenStore(path)
-        missing = _missing_columns(store, identity, scorers)
-        if not missing:
-            log.info("%s is there already: nothing to do", path)
-        for name in missing:
-            _add_column(store, shards, name, Path(config.annotations.path) / name)
-            store.manifest["annotations"][name] = identity["annotations"][name]
-            store.manifest["scores"] |= describe_scores(path, {name: scorers[name]})
-            _write_manifest(path, store.manifest)
-            log.info("%s: scores of %s added", path, name)
-        return store
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path.with_name(f".{path.name}.lock"), f"{path}: another process is making this store"):
+        if path.is_dir() and any(path.iterdir()):
+            return _complete(config, shards, scorers, identity)
+        return _make(config, shards, scorers, identity)
 
+
+def _complete(
+    config: Config, shards: Sequence[Shard], scorers: Mapping[str, Any], identity: Mapping[str, Any]
+) -> TokenStore:
+    """The store that is there, with the scores of all scorers."""
+    path = Path(config.store.path)
+    if not (path / "manifest.json").is_file():
+        raise ConfigError(
+            f"store.path: {path} holds something else than a token store: choose another folder"
+        )
+    store = TokenStore(path)
+    missing = _missing_columns(store, identity, scorers)
+    if not missing:
+        log.info("%s is there already: nothing to do", path)
+    for name in missing:
+        _add_column(store, shards, name, Path(config.annotations.path) / name)
+        store.manifest["annotations"][name] = identity["annotations"][name]
+        store.manifest["scores"] |= describe_scores(path, {name: scorers[name]})
+        _write_manifest(path, store.manifest)
+        log.info("%s: scores of %s added", path, name)
+    return store
+
+
+def _make(
+    config: Config, shards: Sequence[Shard], scorers: Mapping[str, Any], identity: Mapping[str, Any]
+) -> TokenStore:
+    path = Path(config.store.path)
     bad: list[BadRow] = []
     folders = [Path(config.annotations.path) / name for name in scorers]
 
     def read(shard: Shard) -> Iterator[ScoredDocument]:
-        if scored:
+        if config.documents.format == "scored":
             return read_scored(shard, bad, config.documents.max_bad_rows)
         return read_annotated(shard, folders)
 
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     tokenizer = _tokenizer(config, shards, read)
     tokenizer.save_pretrained(temporary / "tokenizer")
     bad.clear()  # training has read the documents once already

@@ -195,7 +195,7 @@ def _scorer(wanted: ScorerConfig) -> Scorer:
     try:
         return load_scorer(wanted.name, **wanted.options)
     except ScorerError as error:
-        raise PhfError(f"the samples cannot be scored: {error}") from error
+        raise ConfigError(f"the samples cannot be scored: {error}") from error
 
 
 def _segmenter_config(subject: Subject, config: Config) -> SegmenterConfig:

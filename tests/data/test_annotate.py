@@ -396,6 +396,18 @@ def test_other_inputs_than_in_the_manifest_are_refused(corpus, tmp_path, overrid
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "txt"])
+def test_what_is_written_among_the_documents_is_none(corpus, tmp_path, monkeypatch, suffix):
+    config = corpus({"a": ["b\n"]}, "documents.path=.", "annotations.path=data/annotations", "store.path=s")
+    monkeypatch.chdir(tmp_path / "documents")
+    Path("a.jsonl").rename(f"a.{suffix}")
+    (Path("s") / "train").mkdir(parents=True)
+    (Path("s") / "train" / "x.parquet").write_text("no document")
+    manifest = annotate(config)
+    assert manifest["counts"]["documents"] == 1
+    assert annotate(config) == manifest
+
+
 def test_options_that_change_nothing_are_no_other_scorer(corpus):
     annotate(corpus({"a": ["x = 1\n"]}, scorer="pep8"))
     annotate(corpus(None, "scorer.options.max_line_length=79", "segmenter.max_chars=7", scorer="pep8"))

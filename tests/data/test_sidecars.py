@@ -48,7 +48,7 @@ def test_a_writer_goes_on_after_the_last_part(tmp_path, monkeypatch):
     # Two parts are complete; what the end of the process left unfinished does not count.
     (tmp_path / ".a.parts" / "000000002.tmp").write_bytes(b"half a part")
     with SidecarWriter(tmp_path, "a") as writer:
-        assert (writer.next_row, writer.num_documents) == (8, 4)
+        assert writer.next_row == 8
         assert [row.row for row in writer.bad] == [1, 3, 5, 7]
         writer.add([annotation(8)], [], 9)
         writer.finish()

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from phf.config import Config, load_config
+from phf.config import Config, ScorerConfig, load_config
 from phf.data.annotate import annotate
+from phf.data.locks import lock
 from phf.data.store import SPLITS, TokenStore
 from phf.data.tokenize import split_of, tokenize
 from phf.errors import ConfigError, PhfError
@@ -277,6 +278,24 @@ def test_annotations_that_are_missing_are_one_line(corpus):
     with pytest.raises(PhfError, match=r"shard a.jsonl is not annotated yet; run `phf annotate` to the end"):
         tokenize(config)
     assert not Path("store").exists()
+
+
+def test_a_scorer_whose_scores_are_not_there_is_one_line(corpus):
+    config = corpus({"a": TEXTS[:5]})
+    annotate(config)
+    with pytest.raises(PhfError, match="no scores of other, only of pep8; run `phf annotate` first"):
+        tokenize(replace(config, scorer=ScorerConfig("other")))
+
+
+def test_a_store_has_one_writer(corpus):
+    config = corpus({"a": TEXTS})
+    annotate(config)
+    with (
+        lock(Path(".store.lock"), "busy"),
+        pytest.raises(PhfError, match=r"^store: another process"),
+    ):
+        tokenize(config)
+    assert tokenize(config).scorers == ["pep8"]
 
 
 def test_nothing_to_train_on_is_one_line(corpus):
