@@ -19,7 +19,7 @@ _CONFIG_HELP = "YAML files, merged left to right, and key=value overrides"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb and returns its exit code: 0 done, 1 failed, 2 wrong usage or configuration, 75 requeue."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     _set_up_logging()
     # Threads that spin while they wait lose most of their time on a shared machine: measured 6 times the
     # tokens a second with another process beside it. It must be set before torch is imported.
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"phf {arguments.name}: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, PhfError) else ConfigError.exit_code
     except KeyboardInterrupt:
-        print(f"phf {arguments.name}: interrupted; the same command goes on from here", file=sys.stderr)
+        hint = "; the same command goes on from here" if arguments.name in ("annotate", "pretrain") else ""
+        print(f"phf {arguments.name}: interrupted{hint}", file=sys.stderr)
         return 130
     except Exception as error:
         if arguments.debug:
@@ -42,6 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"phf {arguments.name}: {type(error).__name__}: {reason} (--debug shows where)", file=sys.stderr
         )
         return 1
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes the arguments up to an option, and leaves those behind it over.
+    listed = vars(arguments).get("config", vars(arguments).get("runs"))
+    if rest and (listed is None or any(argument.startswith("-") for argument in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        listed += rest
+    return arguments
 
 
 def _annotate(arguments: argparse.Namespace) -> int | None:
@@ -197,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="phf",
         description="Pretraining language models with human feedback.",
-        epilog="phf VERB --help has examples. docs/ has a page for each verb.",
+        epilog="phf VERB --help has examples. docs/ has more.",
     )
     parser.add_argument("--version", action="version", version=f"phf {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)

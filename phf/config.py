@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -60,15 +61,25 @@ class DocumentsConfig:
     """The field (jsonl, parquet, Hugging Face) that holds the text."""
     pattern: str = "**/*"
     """Which files of a folder are read (`folder` only)."""
+    subset: str | None = None
+    """The subset (Hugging Face: configuration) of a dataset that has several."""
     split: str = "train"
     """The split of a Hugging Face dataset."""
     limit: int | None = None
     """Read this many documents of each shard at the most; all if null."""
     max_bad_rows: int | None = None
-    """Stop once more rows than this cannot be read or scored; null never stops. A side file lists them."""
+    """Stop once more rows than this cannot be read or scored; null: any number. A side file lists them."""
 
     def __post_init__(self) -> None:
         self.path = self.path and _home(self.path)
+        _check(
+            self.limit is None or self.limit >= 1,
+            f"documents.limit must be at least 1 or null, not {self.limit}",
+        )
+        _check(
+            self.max_bad_rows is None or self.max_bad_rows >= 0,
+            f"documents.max_bad_rows must be 0 or more or null, not {self.max_bad_rows}",
+        )
 
 
 @dataclass
@@ -281,7 +292,14 @@ class TrainConfig:
             _check(
                 0 <= getattr(self, name) <= 1, f"train.{name} must lie in [0, 1], not {getattr(self, name)}"
             )
-        _check(len(self.betas) == 2, f"train.betas must be two numbers, not {self.betas}")
+        _check(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            f"train.betas must be two numbers in [0, 1), not {self.betas}",
+        )
+        _check(
+            self.gradient_clip is None or self.gradient_clip > 0,
+            f"train.gradient_clip must be above 0 or null, not {self.gradient_clip}",
+        )
         _check(self.learning_rate > 0, f"train.learning_rate must be above 0, not {self.learning_rate}")
         _check(
             0 <= self.tokens_seen < self.tokens, "train.tokens_seen must be 0 or more and below train.tokens"
@@ -344,12 +362,16 @@ class ScenarioConfig:
         )
 
 
+def _default_scenarios() -> dict[str, ScenarioConfig]:
+    return {"unconditional": ScenarioConfig()}
+
+
 @dataclass
 class EvaluationConfig:
     """How misalignment is measured."""
 
-    scenarios: dict[str, ScenarioConfig] = field(default_factory=lambda: {"unconditional": ScenarioConfig()})
-    """By name; every one is sampled and scored."""
+    scenarios: dict[str, ScenarioConfig] = field(default_factory=_default_scenarios)
+    """By name; every one is sampled and scored. If none is given: `unconditional`, with its defaults."""
     scorer: ScorerConfig | None = None
     """Null: the scorer that the run was trained on."""
     threshold: float = 0.0
@@ -366,7 +388,7 @@ class EvaluationConfig:
     """Blocks of held-out text for the perplexity; null: all of them."""
 
     def __post_init__(self) -> None:
-        _check(bool(self.scenarios), "evaluation.scenarios must name at least one scenario")
+        self.scenarios = self.scenarios or _default_scenarios()
         _check(0 < self.confidence < 1, f"evaluation.confidence must lie in (0, 1), not {self.confidence}")
         _check(self.batch_size >= 1, f"evaluation.batch_size must be at least 1, not {self.batch_size}")
         _check(
@@ -415,7 +437,10 @@ def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | Non
     Raises:
         ConfigError: A file cannot be read, a key is not in the schema, or a value is out of its range.
     """
-    config = OmegaConf.structured(Config if base is None else base)
+    base = base or Config()
+    config = OmegaConf.structured(base)
+    if base.evaluation.scenarios == _default_scenarios():
+        config.evaluation.scenarios = {}  # it gives way to any that is named
     files: list[tuple[str, DictConfig]] = []
     overrides: list[tuple[str, DictConfig]] = []
     for argument in arguments:
@@ -424,11 +449,8 @@ def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | Non
         elif argument.endswith((".yaml", ".yml")):
             files.append((argument, _read_yaml(argument)))
         elif "=" in argument:
-            key, _, value = argument.partition("=")
-            # YAML would take the * of a pattern of files for a reference.
-            plain = f"{key}={json.dumps(value)}" if value.startswith("*") else argument
             try:
-                overrides.append((argument, OmegaConf.from_dotlist([plain])))
+                overrides.append((argument, OmegaConf.from_dotlist([_as_yaml(argument)])))
             except (OmegaConfBaseException, YAMLError) as error:
                 raise ConfigError(f"{argument}: {_first_line(error)}") from error
         else:
@@ -464,6 +486,16 @@ def find_config(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise ConfigError(f"no configuration file configs/{name} in {package.parent}")
+
+
+def _as_yaml(override: str) -> str:
+    """The override as YAML understands it."""
+    key, _, value = override.partition("=")
+    if value.startswith("*"):  # a pattern of files, and not a reference
+        return f"{key}={json.dumps(value)}"
+    if re.fullmatch(r"\d+(\.\d*)?[eE]\+?\d+", value) and float(value).is_integer():  # 1e9 tokens
+        return f"{key}={int(float(value))}"
+    return override
 
 
 def _read_yaml(path: str) -> DictConfig:

@@ -3,6 +3,7 @@ import sys
 import time
 
 import pytest
+from omegaconf import OmegaConf
 
 from phf.cli import _VERBS, main
 
@@ -69,6 +70,41 @@ def test_a_mistake_is_one_line_and_a_code(arguments, code, message, capfd, tmp_p
     assert err.startswith(f"phf {arguments[0]}: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tokenize", "run.name=a", "--train-tokenizer", "store.path=b", "--print-config", "run.folder=c"],
+        ["tokenize", "--train-tokenizer", "--print-config", "run.name=a", "store.path=b", "run.folder=c"],
+    ],
+)
+def test_an_option_may_stand_anywhere(arguments, capsys):
+    assert main(arguments) == 0
+    config = OmegaConf.create(capsys.readouterr().out)
+    assert (config.run.name, config.store.path, config.run.folder) == ("a", "b", "c")
+    assert config.tokenizer.train
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tokenize", "a=b", "--trian"], ["export", "a", "b", "c"], ["scorers", "pep8"]]
+)
+def test_an_argument_that_does_not_belong_there_is_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert f"unrecognized arguments: {arguments[-1]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["annotate", "tokenize"])
+def test_an_interrupt_says_what_comes_of_it(verb, capsys, monkeypatch):
+    def interrupt(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(_VERBS, verb, (interrupt, *_VERBS[verb][1:]))
+    assert main([verb]) == 130
+    hint = "; the same command goes on from here" if verb == "annotate" else ""
+    assert capsys.readouterr().err == f"phf {verb}: interrupted{hint}\n"
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -29,9 +29,25 @@ def test_values_as_a_person_types_them(monkeypatch):
     )
     assert (config.documents.path, config.documents.pattern) == ("/home/ada/corpus", "**/*.py")
     assert (config.run.folder, config.tokenizer.name) == ("/home/ada/runs/a", "/home/ada/t")
+    config = load_config(["train.tokens=3.3e9", "train.learning_rate=1e1", "train.weight_decay=1e-3"])
+    assert (config.train.tokens, config.train.learning_rate) == (3_300_000_000, 10.0)
+    assert config.train.weight_decay == 0.001
     config = load_config(["store.path=a=b", "annotations.path=~ada", "objective.threshold=null"])
     assert (config.store.path, config.annotations.path) == ("a=b", "~ada")
     assert config.objective.threshold is None
+
+
+def test_the_default_scenario_gives_way_to_any_that_is_named(tmp_path):
+    assert list(load_config([]).evaluation.scenarios) == ["unconditional"]
+    run = load_config(["evaluation.seed=1"])
+    for base in (None, run):
+        config = load_config(["evaluation.scenarios.own.samples=3"], base)
+        assert list(config.evaluation.scenarios) == ["own"]
+        config = load_config(["evaluation.scenarios.unconditional.samples=3"], base)
+        assert config.evaluation.scenarios["unconditional"].samples == 3
+    # One that was set up stays.
+    config = load_config(["evaluation.scenarios.more.samples=4"], config)
+    assert list(config.evaluation.scenarios) == ["unconditional", "more"]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +68,11 @@ def test_values_as_a_person_types_them(monkeypatch):
         ("store.heldout_fraction=1.5", "store.heldout_fraction must lie in [0, 1)"),
         ("train.loggers=[csv,paper]", "no logger paper"),
         ("train.betas=[0.9]", "train.betas must be two numbers"),
+        ("train.betas=[0.9, 1]", "train.betas must be two numbers in [0, 1), not [0.9, 1.0]"),
+        ("train.gradient_clip=0", "train.gradient_clip must be above 0 or null, not 0.0"),
+        ("train.tokens=1e-3", "train.tokens: Value '0.001'"),
+        ("documents.limit=0", "documents.limit must be at least 1 or null, not 0"),
+        ("documents.max_bad_rows=-1", "documents.max_bad_rows must be 0 or more or null, not -1"),
         ("train.tokens_seen=9_000_000_000", "train.tokens_seen must be"),
         ("tokenizer.vocab_size=5", "at least 257"),
         ("evaluation.scenarios.unconditional.top_p=0", "top_p must lie in (0, 1]"),

@@ -107,8 +107,6 @@ class Shard:
         """
         scored, left = self._config.format == "scored", self._config.limit
         columns = ["texts", "scores"] if scored else [self._config.text_field]
-        if left is not None and left <= 0:
-            return
         for row, fields in self._source.rows(columns):
             try:
                 if isinstance(fields, str):
@@ -189,7 +187,7 @@ def list_shards(config: DocumentsConfig, leave_out: Sequence[Path] = ()) -> list
     if not config.path:
         raise ConfigError("documents.path is not set: give a file, a folder, a glob or a dataset")
     if _is_dataset(config):
-        sources = _slices(load_dataset(config.path, config.split), config.path)
+        sources = _slices(load_dataset(config.path, config.split, config.subset), config.path)
     else:
         root, files = _find(config.path, config.pattern, leave_out)
         files, format_ = _of_format(files, root, config)

@@ -200,7 +200,7 @@ class DatasetSlice(Source):
             self.position = start - self.start + batch.num_rows
 
 
-def load_dataset(path: str, split: str) -> Any:
+def load_dataset(path: str, split: str, subset: str | None = None) -> Any:
     """A split of a Hugging Face dataset, by name or by its `save_to_disk` folder.
 
     Raises:
@@ -211,7 +211,7 @@ def load_dataset(path: str, split: str) -> Any:
 
     try:
         if not is_saved_dataset(Path(path)):
-            return datasets.load_dataset(path, split=split)
+            return datasets.load_dataset(path, subset, split=split)
         dataset = datasets.load_from_disk(path)
     except Exception as error:  # the library raises whatever its storage raises
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
