@@ -43,8 +43,8 @@ class Pii(SegmentScorer):
     Args:
         mode: `ner` finds names with a spaCy model too; `patterns` is many times as fast, and finds what
             has a form: e-mail addresses, phone numbers, credit cards.
-        entities: Types to look for, as presidio names them; null for the eight of the paper (`patterns`: those
-            six of them that have a form).
+        entities: Types to look for, as presidio names them; null for the eight of the paper (`patterns`:
+            those six of them that have a form).
         threshold: Least confidence of presidio, in [0, 1].
         spacy_model: The model for `ner`: the name of an installed package or a folder; null for the first
             English one that is installed, the smallest first.
@@ -195,11 +195,11 @@ def _analyzer(spacy_model: str | None) -> Any:
 
 
 def _check_model(name: str) -> None:
-    """presidio would try to download a model that is not there."""
+    """Presidio would try to download a model that is not there."""
     import spacy
 
     try:
-        components = spacy.info(name, silent=True)["components"]
+        components = spacy.cli.info(name, silent=True)["components"]
     except (OSError, SystemExit, KeyError, ValueError):
         components = None
     if components is None:
