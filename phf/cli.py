@@ -49,10 +49,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes the arguments up to an option, and leaves those behind it over.
-    listed = vars(arguments).get("config", vars(arguments).get("runs"))
-    if rest and (listed is None or any(argument.startswith("-") for argument in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
+        listed: list[str] | None = vars(arguments).get("config", vars(arguments).get("runs"))
+        if listed is None or any(argument.startswith("-") for argument in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         listed += rest
     return arguments
 

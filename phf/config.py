@@ -60,7 +60,7 @@ class DocumentsConfig:
     text_field: str = "text"
     """The field (jsonl, parquet, Hugging Face) that holds the text."""
     pattern: str = "**/*"
-    """Which files of a folder are read (`folder` only)."""
+    """Which files of a folder are read. With `format` jsonl or parquet, whatever they are called."""
     subset: str | None = None
     """The subset (Hugging Face: configuration) of a dataset that has several."""
     split: str = "train"

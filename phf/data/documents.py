@@ -252,7 +252,8 @@ def _is_visible(path: Path) -> bool:
 
 def _of_format(files: list[Path], root: Path, config: DocumentsConfig) -> tuple[list[Path], str]:
     """The files that are documents in the configured format, and what that is in a folder that holds any."""
-    if config.format == "folder" or not Path(str(config.path)).is_dir():
+    chosen = config.format in ("jsonl", "parquet") and config.pattern != DocumentsConfig.pattern
+    if config.format == "folder" or chosen or not Path(str(config.path)).is_dir():
         return files, config.format
     wanted = {"jsonl": _JSONL, "parquet": _PARQUET}.get(config.format, _JSONL + _PARQUET)
     rows = [file for file in files if file.name.endswith(wanted)]

@@ -204,7 +204,7 @@ def load_dataset(path: str, split: str, subset: str | None = None) -> Any:
     """A split of a Hugging Face dataset, by name or by its `save_to_disk` folder.
 
     Raises:
-        ConfigError: The folder has no such split.
+        ConfigError: The folder has no such split, or the dataset has several subsets and none is chosen.
         PhfError: The dataset cannot be loaded.
     """
     import datasets
@@ -214,7 +214,10 @@ def load_dataset(path: str, split: str, subset: str | None = None) -> Any:
             return datasets.load_dataset(path, subset, split=split)
         dataset = datasets.load_from_disk(path)
     except Exception as error:  # the library raises whatever its storage raises
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason, _, more = str(error).strip().partition("\n")
+        if "Config name is missing" in reason:
+            raise ConfigError(f"documents.subset is not set: {path}: {more.partition(chr(10))[0]}") from error
+        reason = reason or type(error).__name__
         raise PhfError(f"documents.path: cannot load the dataset {path}: {reason}") from error
     if not isinstance(dataset, datasets.DatasetDict):
         return dataset

@@ -230,6 +230,9 @@ def test_a_folder_tells_by_itself_what_it_holds(tmp_path):
     assert texts(tmp_path / "code") == ["code", row.decode()]
     assert texts(tmp_path / "code", format="jsonl") == ["a row"]
     assert texts(tmp_path / "nested", format="folder") == [row.decode()] * 2
+    write_files(tmp_path, {"c4/a.json.gz": gzip.compress(row), "c4/b.ndjson": row, "c4/info.txt": "no"})
+    assert texts(tmp_path / "c4", format="jsonl", pattern="*.json.gz") == ["a row"]
+    assert texts(tmp_path / "c4", format="jsonl", pattern="[ab].*") == ["a row"] * 2
 
 
 def test_globs_and_names_of_shards(tmp_path, monkeypatch):
@@ -295,6 +298,23 @@ def test_a_saved_dataset(tmp_path, dataset, monkeypatch):
     ]
     assert prints[0] == prints[1]
     assert len(set(prints[0])) == 3
+
+
+def test_a_dataset_with_subsets(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    subsets = "".join(f"- {{config_name: {name}, data_files: {name}.jsonl}}\n" for name in ("a", "b"))
+    write_files(tmp_path / "both", {f"{name}.jsonl": jsonl([{"text": name}]) for name in ("a", "b")})
+    write_files(tmp_path / "both", {"README.md": f"---\nconfigs:\n{subsets}---\n"})
+    for name in ("a", "b"):
+        assert texts(tmp_path / "both", format="huggingface", subset=name) == [name]
+    for subset, message in (
+        (None, r"^documents\.subset is not set: .*'a', 'b'"),
+        ("c", r"Available: \['a', 'b'\]"),
+    ):
+        with pytest.raises(PhfError, match=message) as error:
+            read(tmp_path / "both", format="huggingface", subset=subset)
+        assert "\n" not in str(error.value)
 
 
 def test_a_dataset_by_name_that_cannot_be_loaded_is_one_line(monkeypatch):
