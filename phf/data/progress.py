@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -31,7 +32,7 @@ class ShardProgress:
                    TimeRemainingColumn())  # fmt: skip
         self._verb = verb
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._done = sum(shard.size for shard in done)
+        self._begun = self._done = sum(shard.size for shard in done)
         self._total = max(1, sum(shard.size for shard in shards))
         self._task = self._bar.add_task("", total=self._total, completed=self._done, state="")
         self._num_shards, self._num_done = len(shards), len(done)
@@ -75,4 +76,8 @@ class ShardProgress:
         self._bar.update(self._task, completed=completed, state=state)
         if self._bar.disable and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            log.info("%s: %.0f %%, %s", self._verb, 100 * completed / self._total, state)
+            left = seconds * (self._total - completed) / max(completed - self._begun, 1)
+            log.info(
+                "%s: %.0f %%, %s, %s left", self._verb, 100 * completed / self._total, state,
+                timedelta(seconds=round(left)),
+            )  # fmt: skip

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -563,6 +564,8 @@ def test_lines_tell_the_progress_where_there_is_no_terminal(corpus, caplog, monk
         annotate(corpus(many(10, shards=2)))
     lines = [line for line in caplog.messages if line.startswith("annotate: ")]
     assert lines[-1].startswith("annotate: 100 %, 2 of 2 shards, 20 documents, ")
+    assert all(re.search(r", \d+:\d\d:\d\d left$", line) for line in lines)
+    assert lines[-1].endswith(", 0:00:00 left")
 
 
 def test_a_chunk_is_scored_as_its_documents_are(corpus):
