@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig, PreTrainedModel
 
+from phf.errors import PhfError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -59,9 +61,14 @@ def export_model(
 
     Returns:
         The folder.
+
+    Raises:
+        PhfError: The folder holds something else.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    check_output(folder)
+    temporary, old = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     tags = [tag for tag in (facts["good_tag"], facts["bad_tag"]) if tag]
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.eos_token_id,
@@ -74,9 +81,18 @@ def export_model(
     (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
     (temporary / "README.md").write_text(_card(model, facts, folder))
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(old)
     temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def check_output(folder: Path) -> None:
+    """Refuses a folder that an export would not replace but destroy."""
+    if folder.is_dir() and (not any(folder.iterdir()) or (folder / FACTS_FILE).is_file()):
+        return
+    if folder.exists():
+        raise PhfError(f"{folder} is there and is no exported model: choose another folder")
 
 
 def _card(model: PreTrainedModel, facts: Mapping[str, Any], folder: Path) -> str:

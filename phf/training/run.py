@@ -28,7 +28,7 @@ from phf.data.packed import PackedView
 from phf.data.store import Split, TokenStore
 from phf.errors import ConfigError, PhfError
 from phf.model.build import add_control_tokens, build_model, can_compile
-from phf.model.export import export_model
+from phf.model.export import check_output, export_model
 from phf.training.checkpoints import Checkpoints, checkpoint_name, checkpoint_step, latest_checkpoint
 from phf.training.logs import Metrics, MetricsFile, loggers
 from phf.training.objective import build_objective, objective_class
@@ -316,8 +316,10 @@ def export_checkpoint(run: Path, output: Path, step: int | None = None) -> Path:
         step: Which checkpoint; the latest if `None`.
 
     Raises:
-        PhfError: The folder is not a run, or has no such checkpoint.
+        PhfError: The folder is not a run, or has no such checkpoint, or `output` holds something else.
     """
+    output = output.resolve()
+    check_output(output)
     if not (run / "config.yaml").is_file():
         raise PhfError(f"{run} is not a run folder: it has no config.yaml")
     config = load_config([str(run / "config.yaml")])

@@ -272,6 +272,14 @@ def test_a_checkpoint_can_be_exported(tiny, tmp_path):
         export_checkpoint(folder, tmp_path / "other", step=3)
     with pytest.raises(PhfError, match="not a run folder"):
         export_checkpoint(tmp_path, tmp_path / "other")
+    mine = folder / "mine" / "thesis.tex"
+    mine.parent.mkdir()
+    mine.write_text("...")
+    for taken in (mine.parent, mine, folder):
+        with pytest.raises(PhfError, match="is there and is no exported model"):
+            export_checkpoint(folder, taken)
+    assert mine.is_file()
+    assert export_checkpoint(folder, tmp_path / "exported").is_dir()
 
 
 def test_checkpoints_are_pruned_and_load_safely(tiny, tmp_path):
