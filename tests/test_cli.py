@@ -26,6 +26,12 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert time.perf_counter() - start < 5
 
 
+def test_tokenizing_does_not_wait_for_lightning():
+    code = "import sys, phf.data.tokenize; print('lightning' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "False"
+
+
 @pytest.mark.parametrize("verb", _VERBS)
 def test_every_verb_has_help_with_examples(verb, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -90,10 +90,6 @@ class StoreSplit:
         return len(self.tokens)
 
     @property
-    def num_segments(self) -> int:
-        return len(self.segment_ends)
-
-    @property
     def num_documents(self) -> int:
         return len(self.document_ends)
 
