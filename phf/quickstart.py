@@ -32,8 +32,8 @@ NUM_PROMPTS = 100
 # What comes with phf wherever it is installed, so that the corpus does not depend on what else there is.
 # fmt: off
 _PACKAGES = (
-    "datasets", "fsspec", "huggingface_hub", "jinja2", "lightning", "matplotlib", "mpmath", "networkx", "numpy",
-    "omegaconf", "pandas", "rich", "scipy", "sympy", "torch", "torchmetrics", "transformers",
+    "datasets", "fsspec", "huggingface_hub", "jinja2", "lightning", "matplotlib", "mpmath", "networkx",
+    "numpy", "omegaconf", "pandas", "rich", "scipy", "sympy", "torch", "torchmetrics", "transformers",
 )
 # fmt: on
 
