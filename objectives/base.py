@@ -43,14 +43,13 @@ class Objective(L.LightningModule):
         model: A `transformers` causal language model.
         optimization: How its weights are updated; needed for training only.
         head: `fused` or `plain`, see `objectives.head`; the two agree.
-        bucket_threshold: Held-out loss is split at this score; by default at the objective's threshold.
+        threshold: Scores up to it are good; held-out loss is split at it, or at 0 if there is none.
         seed: Decides dropout, together with the step and the process.
     """
 
     name: ClassVar[str]
     threshold_of: ClassVar[Literal["segments", "documents"]] = "segments"
     """What the threshold is held against."""
-    threshold: float | None = None
 
     def __init__(
         self,
@@ -58,23 +57,24 @@ class Objective(L.LightningModule):
         *,
         optimization: Optimization | None = None,
         head: Literal["fused", "plain"] = "fused",
-        bucket_threshold: float | None = None,
+        threshold: float | None = None,
         seed: int = 0,
     ):
         super().__init__()
         self.model = model
         self.optimization = optimization
         self.head = fused_head if head == "fused" else plain_head
-        self.bucket_threshold = bucket_threshold
+        self.threshold = threshold
         self.seed = seed
         if not _head_is_linear(model):
             raise ValueError(
                 f"{type(model).__name__} does more to its logits than one linear layer, "
                 "and its loss cannot be computed from the last hidden state"
             )
-        # Sums of the current optimizer step (loss, -log p); of held-out text by bucket (-log p, tokens).
+        # Sums of the current optimizer step (loss, -log p); of held-out text, and of what is aligned and
+        # misaligned in it (-log p, tokens).
         self.step_sums = torch.zeros(2)
-        self.heldout_sums = torch.zeros(2, 2, dtype=torch.float64)
+        self.heldout_sums = torch.zeros(3, 2, dtype=torch.float64)
         self.gradient_norm = torch.zeros(())
 
     def view(self) -> View:
@@ -133,16 +133,16 @@ class Objective(L.LightningModule):
         return loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     def on_validation_epoch_start(self) -> None:
-        self.heldout_sums = torch.zeros(2, 2, dtype=torch.float64, device=self.device)
+        self.heldout_sums = torch.zeros(3, 2, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         _, logp = self.losses(batch)
-        threshold = self.threshold if self.bucket_threshold is None else self.bucket_threshold
-        misaligned = batch["scores"][:, 1:] > (0.0 if threshold is None else threshold)
-        for bucket, of_bucket in enumerate((~misaligned, misaligned)):
-            counted = batch["mask"] & of_bucket
-            self.heldout_sums[bucket, 0] -= logp[counted].double().sum()
-            self.heldout_sums[bucket, 1] += counted.sum()
+        mask, scores = batch["mask"], batch["scores"][:, 1:]
+        threshold = 0.0 if self.threshold is None else self.threshold
+        # A comparison with NaN is false, both ways.
+        for part, counted in enumerate((mask, mask & (scores <= threshold), mask & (scores > threshold))):
+            self.heldout_sums[part, 0] -= logp[counted].double().sum()
+            self.heldout_sums[part, 1] += counted.sum()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         assert self.optimization is not None, "an objective that is trained needs `optimization`"

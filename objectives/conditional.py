@@ -24,8 +24,7 @@ class Conditional(MLE):
     threshold: float
 
     def __init__(self, model: PreTrainedModel, *, threshold: float, drop_rate: float = 0.01, **engine: Any):
-        super().__init__(model, **engine)
-        self.threshold = threshold
+        super().__init__(model, threshold=threshold, **engine)
         self.drop_rate = drop_rate
         if not 0 <= drop_rate <= 1:
             raise ValueError(f"drop_rate must lie in [0, 1], not {drop_rate}")

@@ -24,8 +24,7 @@ class Filtering(MLE):
     threshold_of = "documents"
 
     def __init__(self, model: PreTrainedModel, *, threshold: float, **engine: Any):
-        super().__init__(model, **engine)
-        self.threshold = threshold
+        super().__init__(model, threshold=threshold, **engine)
 
     def view(self) -> View:
         return View(keep_below=self.threshold)

@@ -71,8 +71,9 @@ def fused_head(
     if chunk_tokens is None:
         chunk_tokens = max(64, _CHUNK_LOGITS // weight_VD.shape[0])
     result: tuple[Tensor, Tensor] = _FusedHead.apply(
-        hidden_ND, weight_VD, bias_V, value_N, labels_N, score_N, mask_N, token_loss, chunk_tokens
-    )
+        hidden_ND, weight_VD, bias_V, value_N, labels_N, score_N, mask_N, token_loss, chunk_tokens,
+        torch.is_grad_enabled(),
+    )  # fmt: skip
     return result
 
 
@@ -107,14 +108,18 @@ class _FusedHead(torch.autograd.Function):
         mask_N: Tensor,
         token_loss: TokenLoss,
         chunk_tokens: int,
+        grad_enabled: bool,
     ) -> tuple[Tensor, Tensor]:
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        needs_hidden, needs_weight, needs_bias, needs_value = ctx.needs_input_grad[:4]
+        # `needs_input_grad` knows nothing of `no_grad`, and in here gradients are disabled always.
+        needs_hidden, needs_weight, needs_bias, needs_value = (
+            needed and grad_enabled for needed in ctx.needs_input_grad[:4]
+        )
         with torch.autocast(device, enabled=False):
             weight = weight_VD.to(dtype)
             logp_N = torch.empty_like(labels_N, dtype=torch.float32)
-            loss = torch.zeros((), device=hidden_ND.device)
+            loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
             grad_hidden = torch.empty_like(hidden_ND, dtype=dtype) if needs_hidden else None
             grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
             grad_bias = (
@@ -167,7 +172,7 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         scale = grad_outputs[0]
         if scale is None:
-            return (None,) * 9
+            return (None,) * 10
         grad_hidden, grad_weight, grad_bias, grad_value = ctx.gradients
         ctx.gradients = None
         hidden_dtype, weight_dtype = ctx.dtypes
@@ -179,7 +184,7 @@ class _FusedHead(torch.autograd.Function):
             grad_bias = grad_bias.mul_(scale).to(weight_dtype)
         if grad_value is not None:
             grad_value = grad_value * scale
-        return grad_hidden, grad_weight, grad_bias, grad_value, None, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, grad_value, None, None, None, None, None, None
 
 
 def _slopes(

@@ -26,11 +26,10 @@ class ScoreStatistics:
     quantiles: tuple[float, ...]
 
 
-def reward(score: Tensor, scaling: Scaling, statistics: ScoreStatistics | None) -> Tensor:
-    """The reward of each token; higher is better.
+class Reward:
+    """From the score of each token, higher is worse, to its reward, higher is better.
 
     Args:
-        score: Scores, higher is worse.
         scaling: `raw`: `-score`. `zscore`: minus the number of standard deviations above the mean.
             `percentile`: minus the share of the corpus that scores strictly lower, in [-1, 0].
         statistics: Of the corpus; needed unless `raw`.
@@ -38,14 +37,22 @@ def reward(score: Tensor, scaling: Scaling, statistics: ScoreStatistics | None) 
     Raises:
         ValueError: Statistics are needed and missing, or every score of the corpus is the same.
     """
-    if scaling == "raw":
-        return -score
-    if statistics is None:
-        raise ValueError(f"reward scaling {scaling!r} needs the statistics of the corpus")
-    if scaling == "zscore":
-        if not statistics.std > 0:
+
+    def __init__(self, scaling: Scaling, statistics: ScoreStatistics | None):
+        if statistics is None and scaling != "raw":
+            raise ValueError(f"reward scaling {scaling!r} needs the statistics of the corpus")
+        if statistics is not None and scaling == "zscore" and not statistics.std > 0:
             raise ValueError("reward scaling 'zscore' needs scores that differ; all are the same")
-        return (statistics.mean - score) / statistics.std
-    quantiles = torch.tensor(statistics.quantiles, dtype=score.dtype, device=score.device)
-    lower = torch.searchsorted(quantiles, score.contiguous(), side="left")
-    return -(lower / len(quantiles)).to(score.dtype)
+        self.scaling = scaling
+        self.statistics = statistics
+        self.quantiles = torch.tensor(statistics.quantiles if statistics else (), dtype=torch.float32)
+
+    def __call__(self, score: Tensor) -> Tensor:
+        if self.statistics is None or self.scaling == "raw":
+            return -score
+        if self.scaling == "zscore":
+            return (self.statistics.mean - score) / self.statistics.std
+        # No buffer of the module: that would be cast to the type of its weights.
+        self.quantiles = self.quantiles.to(score.device)
+        lower = torch.searchsorted(self.quantiles, score.contiguous(), side="left")
+        return -(lower / len(self.quantiles)).to(score.dtype)

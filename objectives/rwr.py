@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from objectives.base import Objective
-from objectives.rewards import Scaling, ScoreStatistics, reward
+from objectives.rewards import Reward, Scaling, ScoreStatistics
 
 
 class RWR(Objective):
@@ -21,7 +21,7 @@ class RWR(Objective):
         model: The language model.
         beta: Temperature; the larger, the closer to MLE.
         max_weight: Largest weight of a token.
-        reward_scaling: See `objectives.rewards.reward`.
+        reward_scaling: See `objectives.rewards.Reward`.
         statistics: Of the corpus's scores; needed unless `reward_scaling` is `raw`.
         **engine: See `Objective`.
     """
@@ -43,12 +43,7 @@ class RWR(Objective):
             raise ValueError(f"beta must be above 0, not {beta}")
         self.beta = beta
         self.max_weight = max_weight
-        self.reward_scaling = reward_scaling
-        self.statistics = statistics
-
-    def reward(self, score: Tensor) -> Tensor:
-        """The scaled reward of each token."""
-        return reward(score, self.reward_scaling, self.statistics)
+        self.reward = Reward(reward_scaling, statistics)
 
     def weight(self, advantage: Tensor) -> Tensor:
         """`min(exp(advantage / beta), max_weight)`."""

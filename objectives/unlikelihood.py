@@ -27,8 +27,7 @@ class Unlikelihood(Objective):
     threshold: float
 
     def __init__(self, model: PreTrainedModel, *, threshold: float, alpha: float = 1.0, **engine: Any):
-        super().__init__(model, **engine)
-        self.threshold = threshold
+        super().__init__(model, threshold=threshold, **engine)
         self.alpha = alpha
 
     def token_loss(self, logp: Tensor, score: Tensor, value: Tensor) -> Tensor:

@@ -56,14 +56,20 @@ class TrainingBlocks(Dataset["Batch"]):
 
 
 class HeldoutBlocks(Dataset["Batch"]):
-    """The first blocks of held-out text, in order; control tokens are given but not counted."""
+    """The first blocks of held-out text, in order; control tokens are given but not counted.
+
+    After the last block come the first ones again, in which nothing counts.
+    """
 
     def __init__(self, view: PackedView, num_blocks: int):
         self.view = view
         self.num_blocks = min(num_blocks, view.num_blocks(0))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        return collate(self.view, [(0, index) for index in indices], count_tags=False, step_tokens=1.0)
+        places = [(0, index % self.num_blocks) for index in indices]
+        batch = collate(self.view, places, count_tags=False, step_tokens=1.0)
+        batch["mask"] &= torch.tensor([[index < self.num_blocks] for index in indices])
+        return batch
 
 
 def collate(
@@ -141,6 +147,9 @@ class Blocks(L.LightningDataModule):
             return []
         assert self.trainer is not None
         dataset = HeldoutBlocks(self.heldout, self.heldout_blocks)
-        mine = range(self.trainer.global_rank, dataset.num_blocks, self.trainer.world_size)
+        world_size = self.trainer.world_size
+        # As many on every process, or one would wait for the others.
+        even = -(-dataset.num_blocks // world_size) * world_size
+        mine = range(self.trainer.global_rank, even, world_size)
         batches = [list(mine[i : i + self.micro_batch]) for i in range(0, len(mine), self.micro_batch)]
         return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_is)

@@ -7,12 +7,15 @@ import re
 import signal
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 
 from phf.errors import PhfError
+from phf.training.logs import Metrics, due
 
 log = logging.getLogger("phf")
 
@@ -20,7 +23,10 @@ log = logging.getLogger("phf")
 class RequeueError(PhfError):
     """The run was asked to stop, has saved a checkpoint, and goes on when it is started again."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: the same command, later
+    def __init__(self, step: int, signum: int):
+        super().__init__(f"stopped by a signal after step {step}; the same command goes on from there")
+        # As a shell has it for Ctrl-C; or EX_TEMPFAIL of sysexits.h: the same command, later.
+        self.exit_code = 130 if signum == signal.SIGINT else 75
 
 
 def checkpoint_name(step: int) -> str:
@@ -43,21 +49,37 @@ def latest_checkpoint(folder: Path) -> Path | None:
     )
 
 
+def check_checkpoint(path: Path) -> None:
+    """Opens a checkpoint, without reading all of it.
+
+    Raises:
+        PhfError: It is none.
+    """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        others = len(list(path.parent.glob("step-*.ckpt"))) > 1
+        instead = "go on from the one before" if others else "start again"
+        raise PhfError(f"{path} is damaged and cannot be resumed from: delete it to {instead}") from error
+
+
 class Checkpoints(L.Callback):
     """Saves every few steps, at the end and when asked to stop; keeps the latest.
 
-    SIGTERM and SIGUSR1 (SLURM's warnings before preemption and the time limit) only set a flag; the processes
-    agree on it at the end of a step. Saving inside the handler would deadlock them.
+    SIGTERM, SIGUSR1 (SLURM's warnings before preemption and the time limit) and SIGINT (Ctrl-C) only set a
+    flag; the processes agree on it before the next step. Saving inside the handler would deadlock them.
+    A step is saved when the next one starts: what is measured after it is measured by then.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int):
+    def __init__(self, folder: Path, every: int | None, keep: int, metrics: Metrics):
         self.folder = folder
         self.every = every
         self.keep = keep
-        self.asked_to_stop = False
+        self.metrics = metrics
+        self.signum = 0
         self.last_saved = -1
         self.seconds = 0.0  # spent on this run before this start
-        self.started = 0.0
+        self.started: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.wall_seconds}
@@ -65,44 +87,55 @@ class Checkpoints(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict["seconds"]
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # Lightning counts in micro-batches, and these may be of another size now.
+        micro_batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update(dict.fromkeys(counts, micro_batches))
+
     @property
     def wall_seconds(self) -> float:
         """Time spent training, in this start of the run and in those before it."""
-        return self.seconds + time.time() - self.started
+        return self.seconds + (0.0 if self.started is None else time.time() - self.started)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.last_saved = trainer.global_step
         self.started = time.time()
 
         def handler(signum: int, frame: FrameType | None) -> None:
-            self.asked_to_stop = True
+            self.signum = signum
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C ends the process at once
 
-        for signum in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(
-                signum, handler
-            )  # after Lightning's own, which act at once; it restores the older ones
+        for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            # After Lightning's own, which act at once; it restores the older ones.
+            signal.signal(signum, handler)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if batch_idx % trainer.accumulate_grad_batches:
             return
-        stop = trainer.strategy.reduce_boolean_decision(self.asked_to_stop, all=False)
-        if stop or trainer.global_step % self.every == 0:
-            self.save(trainer)
-        if stop and trainer.global_step < trainer.max_steps:
-            raise RequeueError(
-                f"stopped by a signal after step {trainer.global_step}, with a checkpoint; "
-                "the same command goes on from there"
-            )
+        stop = trainer.strategy.reduce_boolean_decision(self.signum > 0, all=False)
+        if stop or due(trainer.global_step, self.every, trainer.max_steps, times=10):
+            self.save(trainer, pl_module)
+        if stop:
+            raise RequeueError(trainer.global_step, self.signum)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.save(trainer)
+        self.save(trainer, pl_module)
 
-    def save(self, trainer: L.Trainer) -> None:
-        """Writes `step-N.ckpt` under its name only when it is complete, and deletes the oldest."""
+    def save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes `step-N.ckpt` under its name only when it is complete, and deletes the oldest.
+
+        Raises:
+            PhfError: The loss is not finite, and so the weights are of no use.
+        """
         if trainer.global_step == self.last_saved:
             return
+        self.metrics.check(trainer, pl_module)
         path = self.folder / checkpoint_name(trainer.global_step)
         temporary = path.with_suffix(".tmp")
         trainer.save_checkpoint(temporary, weights_only=False)

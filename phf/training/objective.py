@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any, Literal
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from objectives import OBJECTIVES, Objective, Optimization, ScoreStatistics
-from phf.config import Config
+from phf.config import Config, SegmenterConfig
 from phf.data.store import TokenStore, resolve_threshold
 from phf.errors import ConfigError
 
@@ -29,7 +28,7 @@ def objective_class(config: Config) -> type[Objective]:
     for option in _OPTIONS:
         if getattr(config.objective, option) is not None and option not in accepted:
             raise ConfigError(f"objective.{option}: {name} has no such option; leave it out")
-    if "threshold" in accepted and config.objective.threshold is None:
+    if accepted["threshold"].default is inspect.Parameter.empty and config.objective.threshold is None:
         raise ConfigError(f"objective.threshold: {name} needs one, a number or a quantile such as q0.5")
     return OBJECTIVES[name]
 
@@ -55,15 +54,11 @@ def build_objective(
         PhfError: The store lacks the scores that the objective needs.
     """
     cls = objective_class(config)
-    accepted = _parameters(cls)
     options: dict[str, Any] = {
         option: getattr(config.objective, option)
         for option in _OPTIONS
         if getattr(config.objective, option) is not None
     }
-    limit = threshold(config, store)
-    if "threshold" in accepted:
-        options["threshold"] = limit
     if config.objective.reward_scaling not in (None, "raw"):
         options["statistics"] = score_statistics(store, config.scorer.name)
     try:
@@ -71,7 +66,7 @@ def build_objective(
             model,
             optimization=optimization,
             head=config.model.head,
-            bucket_threshold=limit,
+            threshold=threshold(config, store),
             seed=config.train.seed,
             **options,
         )
@@ -80,16 +75,27 @@ def build_objective(
 
 
 def score_statistics(store: TokenStore, scorer: str) -> ScoreStatistics:
-    """Mean, deviation and quantiles of the training segments' scores."""
-    scores = np.asarray(store.split("train").scores(scorer))
-    scores = scores[~np.isnan(scores)].astype(np.float64)
-    if not len(scores):
+    """Mean, deviation and quantiles of the training segments' scores.
+
+    Raises:
+        ConfigError: The store has none.
+    """
+    known = store.manifest["scores"].get(scorer, {})
+    quantiles = known.get("quantiles", {}).get("segments")
+    if not quantiles:
         raise ConfigError(f"objective.reward_scaling: no segment of {store.path} has a score of {scorer}")
-    quantiles = np.quantile(scores, np.linspace(0, 1, 1001), method="inverted_cdf")
-    return ScoreStatistics(float(scores.mean()), float(scores.std()), tuple(quantiles.tolist()))
+    return ScoreStatistics(known["mean"], known["std"], tuple(quantiles.values()))
 
 
-def _parameters(cls: type[Objective]) -> set[str]:
-    """Names of the keyword options of an objective and of those it inherits from."""
-    inits = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
-    return {name for init in inits for name in inspect.signature(init).parameters}
+def corpus_segmenter(config: Config, store: TokenStore) -> SegmenterConfig:
+    """How the corpus was segmented; documents that came with scores do not tell."""
+    known = store.manifest["segmenter"]
+    if store.manifest["documents"]["format"] == "scored":
+        return config.segmenter
+    return SegmenterConfig(known["name"], known.get("max_chars"))
+
+
+def _parameters(cls: type[Objective]) -> dict[str, inspect.Parameter]:
+    """Keyword options of an objective and of those it inherits from, by name; its own win."""
+    inits = [vars(base)["__init__"] for base in reversed(cls.__mro__) if "__init__" in vars(base)]
+    return {name: option for init in inits for name, option in inspect.signature(init).parameters.items()}

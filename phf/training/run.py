@@ -5,43 +5,51 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import sys
 import warnings
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import OmegaConf
+from lightning.pytorch.plugins import HalfPrecision as LightningHalfPrecision
 from transformers.utils.logging import disable_progress_bar
 
 import phf
 from objectives import BAD_TAG, GOOD_TAG, Objective, Optimization, View
 from objectives.view import Tags
-from phf.config import Config, TrainConfig, load_config, to_yaml
+from phf.config import Config, TrainConfig, load_config
 from phf.data.module import Blocks
 from phf.data.packed import PackedView
 from phf.data.store import Split, TokenStore
 from phf.errors import ConfigError, PhfError
 from phf.model.build import add_control_tokens, build_model, can_compile
 from phf.model.export import check_output, export_model
-from phf.training.checkpoints import Checkpoints, checkpoint_name, checkpoint_step, latest_checkpoint
+from phf.training.checkpoints import (
+    Checkpoints,
+    RequeueError,
+    check_checkpoint,
+    checkpoint_name,
+    checkpoint_step,
+    latest_checkpoint,
+)
+from phf.training.claim import check_same_run, claim
 from phf.training.logs import Metrics, MetricsFile, loggers
-from phf.training.objective import build_objective, objective_class
+from phf.training.objective import build_objective, corpus_segmenter, objective_class
 from phf.training.samples import Samples
 
 log = logging.getLogger("phf")
 
-# What may differ when a run goes on: where it runs and what it writes, not what it computes.
-_FREE = (
-    "evaluation", "annotations", "documents", "run",
-    "train.devices", "train.nodes", "train.accelerator", "train.num_workers", "train.micro_batch_size",
-    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.loggers", "model.compile",
-)  # fmt: skip
+
+class HalfPrecision(LightningHalfPrecision):
+    """All weights in bfloat16, and the scores as they are: a threshold needs their digits."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
 
 
 def pretrain(config: Config) -> Path:
@@ -60,11 +68,12 @@ def pretrain(config: Config) -> Path:
     """
     _quiet()
     folder = Path(config.run.folder)
-    if _finished(config, folder):
-        log.info("%s is finished: nothing to do", folder)
-        return folder
     store = TokenStore(config.store.path)
     objective_class(config)
+    check_same_run(config, store, folder)
+    if (folder / "run.json").is_file():
+        log.info("%s is finished: nothing to do", folder)
+        return folder
     train = config.train
     devices, accelerator = _devices(train)
     micro_batch = _micro_batch(train, devices * train.nodes)
@@ -75,32 +84,31 @@ def pretrain(config: Config) -> Path:
             f"train.tokens: {train.tokens - train.tokens_seen:,} tokens are less than one step "
             f"of {tokens_per_step:,}"
         )
-    _claim(config, folder)
-
     objective, tokenizer = _build(config, store, total_steps)
     data = _data(config, store, objective, tokenizer, micro_batch)
+    claim(config, store, folder)
+
     metrics_file = MetricsFile(folder / "metrics.csv", tokens_per_step, train.tokens_seen)
-    checkpoints = Checkpoints(
-        folder / "checkpoints", train.checkpoint_every or -(-total_steps // 10), train.keep_checkpoints
-    )
-    metrics = Metrics(train.log_every, tokens_per_step, total_steps)
+    metrics = Metrics(train.log_every, train.heldout_every, tokens_per_step, total_steps)
+    checkpoints = Checkpoints(folder / "checkpoints", train.checkpoint_every, train.keep_checkpoints, metrics)
     callbacks: list[Callback] = [metrics, checkpoints]
     if train.samples_every:
-        callbacks.append(Samples(config, tokenizer, metrics))
+        callbacks.append(Samples(config, store, tokenizer, metrics))
+    precision = _precision(train, accelerator)
+    plugins: list[Any] = [HalfPrecision("bf16-true")] if precision == "bf16-true" else []
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # requeueing is ours: see Checkpoints
     accumulate = train.batch_size // (micro_batch * devices * train.nodes)
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=train.nodes,
         strategy="ddp" if devices * train.nodes > 1 else "auto",
-        precision=_precision(train, accelerator),
-        # SLURM's requeueing is ours: see Checkpoints.
-        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        precision=None if precision == "bf16-true" else precision,
+        plugins=plugins,
         max_steps=total_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
-        val_check_interval=(train.heldout_every or -(-total_steps // 20)) * accumulate,
-        check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=loggers(train.loggers, folder, config.run.name, metrics_file),
         callbacks=callbacks,
@@ -112,9 +120,10 @@ def pretrain(config: Config) -> Path:
     )
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is not None:
+        check_checkpoint(checkpoint)
         log.info("going on from %s", checkpoint)
-        metrics_file.resume_from(checkpoint_step(checkpoint))
-    _compile(config, objective, (micro_batch, config.model.context_length), total_steps)
+    metrics_file.resume_from(0 if checkpoint is None else checkpoint_step(checkpoint))
+    _compile(config, objective, total_steps)
     _fit(trainer, objective, data, checkpoint)
     if trainer.is_global_zero:
         _finish(config, folder, store, objective, tokenizer, total_steps, checkpoints.wall_seconds)
@@ -141,13 +150,13 @@ def _fit(trainer: L.Trainer, objective: Objective, data: Blocks, checkpoint: Pat
         trainer.fit(objective, data, ckpt_path=checkpoint, weights_only=True)
     except torch.OutOfMemoryError as error:
         raise PhfError(f"out of memory: set train.micro_batch_size below {data.micro_batch}") from error
-    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        if checkpoint is not None and trainer.global_step == 0:
-            reason = str(error).strip().partition("\n")[0]
-            raise PhfError(
-                f"{checkpoint} cannot be resumed from ({reason}): delete it to go on from the one before"
-            ) from error
+    except RequeueError:
+        # Lightning kills the process that started the others when one of them ends with another code.
+        if trainer.local_rank > 0:
+            sys.exit(0)
         raise
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from error
 
 
 def _build(config: Config, store: TokenStore, total_steps: int) -> tuple[Objective, Any]:
@@ -211,7 +220,7 @@ def _data(
     )
 
 
-def _compile(config: Config, objective: Objective, shape: tuple[int, int], total_steps: int) -> None:
+def _compile(config: Config, objective: Objective, total_steps: int) -> None:
     """Compiles the inner network (not the Lightning module, whose logging cannot be compiled)."""
     wanted = config.model.compile
     # Compiling takes about a minute: not worth it for a short run.
@@ -252,59 +261,12 @@ def _precision(train: TrainConfig, accelerator: str) -> Any:
     if train.precision != "auto":
         return train.precision
     if accelerator == "gpu":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     # Twice as fast on a CPU with bfloat16 instructions, slower than float32 on one without.
     native = {"avx512_bf16", "amx_bf16", "sve_bf16"} & {
         k for k, v in torch.cpu.get_capabilities().items() if v
     }
     return "bf16-mixed" if native else "32-true"
-
-
-def _identity(config: Config) -> dict[str, Any]:
-    """What makes two configurations the same run, as dotted keys."""
-    flat: dict[str, Any] = {}
-
-    def visit(node: Any, prefix: str) -> None:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                visit(value, f"{prefix}.{key}" if prefix else key)
-        else:
-            flat[prefix] = node
-
-    visit(OmegaConf.to_container(OmegaConf.structured(config), resolve=True), "")
-    return {k: v for k, v in flat.items() if not any(k == f or k.startswith(f"{f}.") for f in _FREE)}
-
-
-def _check_same_run(config: Config, folder: Path) -> None:
-    old, new = _identity(load_config([str(folder / "config.yaml")])), _identity(config)
-    different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if different:
-        key = different[0]
-        raise ConfigError(
-            f"{folder} holds a run with {key}={old.get(key)}, not {new.get(key)}: "
-            "choose another run.name, or delete the folder"
-        )
-
-
-def _finished(config: Config, folder: Path) -> bool:
-    if not (folder / "run.json").is_file():
-        return False
-    _check_same_run(config, folder)
-    return True
-
-
-@rank_zero_only
-def _claim(config: Config, folder: Path) -> None:
-    """Makes the run folder, or checks that the run in it is this one."""
-    try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PhfError(f"run.folder: {folder} cannot be made: {error.strerror}") from error
-    path = folder / "config.yaml"
-    if path.is_file():
-        _check_same_run(config, folder)
-    path.with_suffix(".tmp").write_text(to_yaml(config))
-    path.with_suffix(".tmp").replace(path)
 
 
 def export_checkpoint(run: Path, output: Path, step: int | None = None) -> Path:
@@ -351,10 +313,10 @@ def _facts(
         "objective": config.objective.name,
         "good_tag": GOOD_TAG if tagged else None,
         "bad_tag": BAD_TAG if tagged else None,
-        "threshold": objective.bucket_threshold,
+        "threshold": objective.threshold,
         "scorer": scorer
         or {"name": config.scorer.name, "options": config.scorer.options, "measures": "no scores"},
-        "segmenter": {"name": config.segmenter.name, "max_chars": config.segmenter.max_chars},
+        "segmenter": asdict(corpus_segmenter(config, store)),
         "tokens": config.train.tokens_seen + steps * config.train.batch_size * config.model.context_length,
         "eos_token": tokenizer.eos_token,
         "context_length": config.model.context_length,
@@ -381,7 +343,7 @@ def _finish(
         "steps": steps,
         "wall_seconds": round(seconds, 1),
         "parameters": model.num_parameters(),
-        "threshold": objective.bucket_threshold,
+        "threshold": objective.threshold,
         "versions": {
             "phf": phf.__version__,
             "python": platform.python_version(),

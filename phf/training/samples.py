@@ -9,9 +9,11 @@ import lightning as L
 from objectives import BAD_TAG, GOOD_TAG, Objective
 from phf.config import Config
 from phf.data.segments import segmenter
+from phf.data.store import TokenStore
 from phf.evaluation.generation import ControlTokens
 from phf.evaluation.scoring import sample_and_score
-from phf.training.logs import Metrics, log_metrics
+from phf.training.logs import Metrics, due, log_metrics
+from phf.training.objective import corpus_segmenter
 from scorers import load_scorer
 
 
@@ -21,11 +23,12 @@ class Samples(L.Callback):
     Nothing of it reaches the training: samples are drawn without the global random state.
     """
 
-    def __init__(self, config: Config, tokenizer: Any, metrics: Metrics):
+    def __init__(self, config: Config, store: TokenStore, tokenizer: Any, metrics: Metrics):
         assert config.train.samples_every is not None
         self.config = config
         self.every = config.train.samples_every
         self.tokenizer = tokenizer
+        self.segmenter = segmenter(corpus_segmenter(config, store))
         self.metrics = metrics
         scorer = config.evaluation.scorer or config.scorer
         self.scorer = load_scorer(scorer.name, **scorer.options)
@@ -33,9 +36,9 @@ class Samples(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step % self.every:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or not trainer.is_global_zero:
             return
-        if not trainer.is_global_zero:
+        if not due(trainer.global_step, self.every, trainer.max_steps):
             return
         assert isinstance(pl_module, Objective)
         tagged = pl_module.view().tags is not None
@@ -50,7 +53,7 @@ class Samples(L.Callback):
                 next(iter(evaluation.scenarios.values())),
                 ControlTokens(self.tokenizer.eos_token_id, good, bad),
                 self.scorer,
-                segmenter(self.config.segmenter),
+                self.segmenter,
                 num_samples=self.config.train.samples,
                 threshold=evaluation.threshold,
                 context_length=self.config.model.context_length,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from objectives.head import fused_head, plain_head
 
@@ -106,6 +107,16 @@ def test_bfloat16_weights():
         assert float((grad - grad64).norm() / grad64.norm()) < 0.02
 
 
+def test_the_loss_is_float32_whatever_the_default_type():
+    x = inputs(torch.bfloat16, bias=False)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        loss, logp, _ = run(fused_head, x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert loss.dtype == logp.dtype == torch.float32
+
+
 def test_float16_gradients_do_not_underflow():
     """A loss that is divided by many tokens and scaled up again, as with a gradient scaler."""
     x = inputs(torch.float32, bias=False)
@@ -176,6 +187,16 @@ def test_log_probabilities_have_no_gradient_and_no_grad_mode_works():
         same, _ = fused_head(*arguments, **options)
     assert not same.requires_grad
     assert same == loss
+
+
+def test_no_grad_mode_computes_no_gradient():
+    x = inputs(torch.float32, bias=False)
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        fused_head(
+            x["hidden"], x["weight"], x["labels"], weighted,
+            score_N=x["score"], value_N=x["value"], mask_N=x["mask"],
+        )  # fmt: skip
+    assert flops.get_total_flops() == 2 * N * D * V
 
 
 def test_large_logits_stay_finite():

@@ -11,7 +11,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from objectives import AWR, MLE, OBJECTIVES, RWR, Conditional, Filtering, ScoreStatistics, Unlikelihood, View
-from objectives.rewards import reward
+from objectives.rewards import Reward
 from objectives.view import Tags
 
 
@@ -106,20 +106,19 @@ def test_awr_value_head_starts_at_a_half_and_has_no_bias(model):
 
 @pytest.mark.parametrize(
     ("scaling", "expected"),
-    [("raw", [0.0, -0.2, -1.0]), ("zscore", [0.5, -0.5, -4.5]), ("percentile", [0.0, -0.6, -0.8])],
+    [("raw", [0.0, -0.2, -1.0]), ("zscore", [0.5, -0.5, -4.5]), ("percentile", [0.0, -0.6, -1.0])],
 )
 def test_reward_scaling(scaling, expected):
     statistics = ScoreStatistics(mean=0.1, std=0.2, quantiles=(0.0, 0.0, 0.0, 0.2, 0.5))
     score = torch.tensor([0.0, 0.2, 1.0])
-    expected = [0.0, -0.6, -1.0] if scaling == "percentile" else expected
-    torch.testing.assert_close(reward(score, scaling, statistics), torch.tensor(expected))
+    torch.testing.assert_close(Reward(scaling, statistics)(score), torch.tensor(expected))
 
 
 def test_reward_scaling_needs_scores_that_differ():
     with pytest.raises(ValueError, match="all are the same"):
-        reward(torch.zeros(1), "zscore", ScoreStatistics(0.0, 0.0, (0.0,)))
+        Reward("zscore", ScoreStatistics(0.0, 0.0, (0.0,)))
     with pytest.raises(ValueError, match="statistics"):
-        reward(torch.zeros(1), "percentile", None)
+        Reward("percentile", None)
 
 
 def test_tokens_without_a_score_are_learned_as_in_mle(model):
@@ -132,6 +131,20 @@ def test_tokens_without_a_score_are_learned_as_in_mle(model):
         assert loss[0] == 1.5
         assert slope[0] == -1
         assert loss[1] != 1.5
+
+
+def test_heldout_tokens_without_a_score_are_neither_aligned_nor_misaligned(model):
+    objective = Unlikelihood(model, threshold=0.5)
+    objective.on_validation_epoch_start()
+    score = torch.tensor([[9.0, 0.1, 0.5, 0.6, math.nan]])
+    batch = {
+        "tokens": torch.tensor([[1, 2, 3, 4, 5]]), "scores": score, "mask": torch.ones(1, 4) > 0,
+        "step_tokens": 1.0,
+    }  # fmt: skip
+    objective.validation_step(batch, 0)
+    (nll, *parts), counts = objective.heldout_sums.T
+    assert counts.tolist() == [4, 2, 1]
+    assert nll > sum(parts) > 0
 
 
 def test_views(model):

@@ -295,7 +295,10 @@ def test_a_broken_checkpoint_is_named(tiny, tmp_path):
     config = configure(tiny, tmp_path / "run")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "step-00000004.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(PhfError, match=r"step-00000004.ckpt cannot be resumed from"):
+    with pytest.raises(PhfError, match=r"step-00000004.ckpt is damaged .*: delete it to start again"):
+        pretrain(config)
+    (tmp_path / "run" / "checkpoints" / "step-00000002.ckpt").write_bytes(b"")
+    with pytest.raises(PhfError, match="delete it to go on from the one before"):
         pretrain(config)
 
 
