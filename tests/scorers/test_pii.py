@@ -1,5 +1,6 @@
 import multiprocessing
 import socket
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -81,7 +82,7 @@ def test_instances_that_overlap_are_one(drawn):
     spans = list(_merge(ranges))
     covered = {place for start, end, _, _ in ranges for place in range(start, end)}
     assert {place for span in spans for place in range(span.start, span.end)} == covered
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in pairwise(spans):
         assert before.end <= after.start
     for start, end, _, _ in ranges:
         assert sum(span.start <= start and end <= span.end for span in spans) == 1
@@ -118,7 +119,10 @@ def test_it_works_in_another_process(patterns):
         ({"entities": "URL"}, r"entities must be a list such as \[EMAIL_ADDRESS\]"),
         ({"mode": "patterns", "entities": ["URLS"]}, "no entity 'URLS'; there are .*URL"),
         ({"mode": "patterns", "entities": ["PERSON"]}, "no entity 'PERSON': it needs mode=ner"),
-        ({"spacy_model": "en_core_web_xx"}, "no spaCy model 'en_core_web_xx', .*spacy download en_core_web_xx"),
+        (
+            {"spacy_model": "en_core_web_xx"},
+            "no spaCy model 'en_core_web_xx', .*spacy download en_core_web_xx",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_one_line(options, message):
