@@ -132,12 +132,14 @@ def _export(arguments: argparse.Namespace) -> int | None:
 def _scorers(arguments: argparse.Namespace) -> int | None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from scorers import describe
 
-    table = Table("name", "measures", "range", "scored", box=None, header_style="bold")
+    table = Table("name", "measures", "range", "scored by", "speed", "from", box=None, header_style="bold")
     for entry in describe():
-        table.add_row(entry.name, entry.measures, entry.range, entry.granularity)
+        what = Text(f"cannot be used: {entry.problem}", "red") if entry.problem else entry.measures
+        table.add_row(entry.name, what, entry.range, entry.granularity, entry.speed, entry.package)
     Console().print(table)
     return 0
 

@@ -61,18 +61,21 @@ class Scorer(ABC):
         version: Raised whenever the same text may get another score.
         measures: What a score means, in a few words, with its unit.
         range: Smallest and largest possible score; `inf` where there is no bound.
+        speed: Sentences a second on a core of a CPU: `fast` (over ten thousand), `medium`, `slow` (under a
+            hundred, a model that wants a GPU), or empty if it depends.
     """
 
     name: ClassVar[str]
     version: ClassVar[str]
     measures: ClassVar[str]
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    speed: ClassVar[str] = ""
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         scorer = super().__new__(cls)
         built = cls.signature().bind_partial(*arguments, **options)  # partial: unpickling gives no arguments
         built.apply_defaults()
-        scorer.__dict__["_options"] = built.arguments  # an assignment fails in a frozen dataclass
+        scorer.__dict__["_built_from"] = built.arguments  # an assignment fails in a frozen dataclass
         return scorer
 
     def __init__(self) -> None:  # noqa: B027 (that of `object` would take any option)
@@ -100,7 +103,7 @@ class Scorer(ABC):
 
         By default all that the scorer was built from, whether it decides a score or not.
         """
-        options: Mapping[str, Any] = self.__dict__["_options"]
+        options: Mapping[str, Any] = self.__dict__["_built_from"]
         return options
 
     @property

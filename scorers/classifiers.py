@@ -30,6 +30,7 @@ class _Classifier(SegmentScorer):
     """
 
     version = "1"
+    speed = "slow"
     _model: Any
     _tokenizer: Any
 

@@ -49,6 +49,7 @@ class Pep8(Scorer):
     version = "1"
     measures = "PEP8 violations a character"
     range = (0.0, float("inf"))
+    speed = "medium"
 
     def __init__(self, max_line_length: int = 79, ignore: Sequence[str] = _DEFAULT_IGNORE):
         if not isinstance(max_line_length, int) or max_line_length < 1:

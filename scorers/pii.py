@@ -54,6 +54,7 @@ class Pii(SegmentScorer):
     version = "1"
     measures = "instances of personal data a character"
     range = (0.0, 1.0)
+    speed = "medium"
 
     def __init__(
         self,

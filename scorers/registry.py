@@ -1,18 +1,34 @@
-"""Scorers by name: built-ins, and others as `package.module:Class`. Nothing is imported before use."""
+"""Scorers by name: built-ins, those of other packages, and one's own. Nothing is imported before use."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import math
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from scorers.base import Scorer, ScorerError, SegmentScorer
 
-BUILT_IN = {"pep8": "scorers.code:Pep8"}
-"""Where each built-in scorer is."""
+GROUP = "phf.scorers"
+"""The entry points with which a package offers scorers: name = "package.module:Class"."""
+
+_BUILT_IN = {
+    "composite": "scorers.composite:Composite",
+    "pep8": "scorers.code:Pep8",
+    "pii": "scorers.pii:Pii",
+    "reward-model": "scorers.classifiers:RewardModel",
+    "toxicity": "scorers.classifiers:Toxicity",
+    "words": "scorers.words:Words",
+}
 
 
 @dataclass(frozen=True)
@@ -21,22 +37,28 @@ class Description:
 
     Attributes:
         name: As in a configuration.
+        package: Where it comes from.
         measures: What a score means, with its unit.
         range: Smallest and largest score.
         granularity: `segment` if each segment is scored on its own, `document` if it is seen in its place.
+        speed: See `Scorer.speed`.
+        problem: Why it cannot be used here; the fields above may be empty then.
     """
 
     name: str
-    measures: str
-    range: str
-    granularity: str
+    package: str
+    measures: str = ""
+    range: str = ""
+    granularity: str = ""
+    speed: str = ""
+    problem: str = ""
 
 
 def load_scorer(name: str, **options: Any) -> Scorer:
     """Builds a scorer.
 
     Args:
-        name: A built-in scorer, or `package.module:Class`.
+        name: A name of `phf scorers`, `package.module:Class`, or `path/to/file.py:Class`.
         **options: Its keyword options.
 
     Raises:
@@ -66,15 +88,25 @@ def scorer_class(name: str) -> type[Scorer]:
     Raises:
         ScorerError: There is no such scorer, or it cannot be imported.
     """
-    module_name, _, class_name = BUILT_IN.get(name, name).partition(":")
+    places = _places().get(name, {})
+    if len(places) > 1:
+        raise ScorerError(
+            f"two packages have a scorer {name!r} ({', '.join(places)}): give it as package.module:Class"
+        )
+    place = next(iter(places.values()), name)
+    module_name, _, class_name = place.rpartition(":")
     if not module_name or not class_name:
-        nearest = difflib.get_close_matches(name, BUILT_IN, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"there is {', '.join(BUILT_IN)}."
-        raise ScorerError(f"no scorer {name!r}; {hint} One of your own is given as package.module:Class")
+        nearest = difflib.get_close_matches(name, scorer_names(), n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"there is {', '.join(scorer_names())}."
+        raise ScorerError(
+            f"no scorer {name!r}; {hint} One of your own is given as package.module:Class or file.py:Class"
+        )
     try:
-        module = importlib.import_module(module_name)
+        module = _import(module_name)
     except ImportError as error:
         raise ScorerError(_missing(name, error)) from error
+    except FileNotFoundError:
+        raise ScorerError(f"scorer {name}: no such file: {module_name}") from None
     except Exception as error:  # the module is somebody else's
         reason = f"{type(error).__name__}: {_first_line(error)}"
         raise ScorerError(f"scorer {name}: {module_name} cannot be imported: {reason}") from error
@@ -84,6 +116,27 @@ def scorer_class(name: str) -> type[Scorer]:
     if not (inspect.isclass(cls) and issubclass(cls, Scorer)):
         raise ScorerError(f"scorer {name}: {class_name} does not inherit from scorers.Scorer")
     return cls
+
+
+def _import(module_name: str) -> ModuleType:
+    """A module by its name, or from a file."""
+    if not module_name.endswith(".py"):
+        return importlib.import_module(module_name)
+    path = Path(module_name).expanduser().resolve()
+    # Two files of one name are two modules; one file is imported once.
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
 
 
 def _missing(name: str, error: ImportError) -> str:
@@ -96,18 +149,38 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
+def _places() -> Mapping[str, Mapping[str, str]]:
+    """For each name the packages that have a scorer of it, and where."""
+    places = {name: {"phf": place} for name, place in _BUILT_IN.items()}
+    for entry in entry_points(group=GROUP):
+        package = entry.dist.name if entry.dist else "?"
+        places.setdefault(entry.name, {})[package] = entry.value
+    return places
+
+
 def scorer_names() -> list[str]:
-    """Names of the built-in scorers."""
-    return sorted(BUILT_IN)
+    """Names of the scorers that are installed."""
+    return sorted(_places())
 
 
 def describe() -> list[Description]:
-    """What there is to choose from."""
+    """What there is to choose from; a scorer that is broken is told, and does not break the list."""
     described = []
-    for name in scorer_names():
-        cls = scorer_class(name)
-        low, high = cls.range
-        bounds = f"[{low:g}, inf)" if math.isinf(high) else f"[{low:g}, {high:g}]"
-        granularity = "segment" if issubclass(cls, SegmentScorer) else "document"
-        described.append(Description(name, cls.measures, bounds, granularity))
+    for name, places in sorted(_places().items()):
+        package = ", ".join(places)
+        try:
+            cls = scorer_class(name)
+            low, high = cls.range
+            described.append(
+                Description(
+                    name,
+                    package,
+                    cls.measures,
+                    f"[{low:g}, inf)" if math.isinf(high) else f"[{low:g}, {high:g}]",
+                    "segment" if issubclass(cls, SegmentScorer) else "document",
+                    cls.speed,
+                )
+            )
+        except Exception as error:  # the class is somebody else's
+            described.append(Description(name, package, problem=_first_line(error)))
     return described

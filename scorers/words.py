@@ -27,6 +27,7 @@ class Words(SegmentScorer):
     version = "1"
     measures = "matches a character"
     range = (0.0, 1.0)
+    speed = "fast"
 
     def __init__(
         self,

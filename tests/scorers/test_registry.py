@@ -1,4 +1,6 @@
+import os
 import pickle
+import subprocess
 import sys
 from textwrap import dedent
 
@@ -95,7 +97,7 @@ def test_a_score_too_many_or_too_few_is_an_error(module, documents):
     ("name", "options", "message"),
     [
         ("pep9", {}, "no scorer 'pep9'; did you mean pep8?"),
-        ("toxic", {}, "no scorer 'toxic'; there is"),
+        ("toxic", {}, "no scorer 'toxic'; did you mean toxicity?"),
         (":Length", {}, "no scorer ':Length'"),
         ("mine:", {}, "no scorer 'mine:'"),
         ("nowhere.to_be:Found", {}, "needs nowhere, which is not installed"),
@@ -127,3 +129,61 @@ def test_a_module_that_cannot_be_imported_is_one_line(module, source, message):
     module(source)
     with pytest.raises(ScorerError, match=message):
         load_scorer("mine:Anything")
+
+
+def test_a_scorer_in_a_file_is_found_by_its_path(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/mine.py").write_text(dedent(LENGTH))
+    (tmp_path / "mine.py").write_text(dedent(LENGTH).replace("self.scale)", "self.scale + 1)"))
+    monkeypatch.chdir(tmp_path)
+    first, second = load_scorer("a/mine.py:Length"), load_scorer(f"{tmp_path}/mine.py:Length", scale=2)
+    assert (first.score([["ab"]])[0][0].value, second.score([["ab"]])[0][0].value) == (2.0, 5.0)
+    assert type(load_scorer("./a/mine.py:Length")) is type(first)
+    with pytest.raises(ScorerError, match=r"no such file: b/mine.py"):
+        load_scorer("b/mine.py:Length")
+    (tmp_path / "broken.py").write_text("x = 1 /")
+    with pytest.raises(ScorerError, match=r"broken.py cannot be imported: SyntaxError"):
+        load_scorer("broken.py:Length")
+
+
+PACKAGE = """
+    [build-system]
+    requires = ["hatchling"]
+    build-backend = "hatchling.build"
+
+    [project]
+    name = "their-scorers"
+    version = "1.0"
+
+    [project.entry-points."phf.scorers"]
+    length = "their_scorers:Length"
+    broken = "their_scorers.nowhere:Length"
+    words = "their_scorers:Length"
+"""
+
+
+def test_a_package_adds_scorers(tmp_path):
+    """Also one that is broken, and one whose name is taken."""
+    source, target = tmp_path / "source", tmp_path / "installed"
+    (source / "their_scorers").mkdir(parents=True)
+    (source / "pyproject.toml").write_text(dedent(PACKAGE))
+    (source / "their_scorers/__init__.py").write_text(dedent(LENGTH))
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", target, source], check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(target), "COLUMNS": "200"}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return result.stdout + result.stderr.strip().rpartition("\n")[2]
+
+    lines = {line.split()[0]: line for line in run("-m", "phf", "scorers").splitlines()}
+    assert "characters" in lines["length"]
+    assert "their-scorers" in lines["length"]
+    assert "cannot be used: scorer broken needs their_scorers.nowhere" in lines["broken"]
+    assert "cannot be used: two packages have a scorer 'words' (phf, their-scorers)" in lines["words"]
+    assert "PEP8 violations" in lines["pep8"]
+    score = "from scorers import load_scorer; print(load_scorer({!r}, scale=3).score([['ab']])[0][0].value)"
+    assert run("-c", score.format("length")) == "6.0\n"
+    assert "no scorer 'lengt'; did you mean length?" in run("-c", score.format("lengt"))
+    assert "give it as package.module:Class" in run("-c", score.format("words"))
