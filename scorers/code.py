@@ -6,7 +6,7 @@ import io
 import re
 import sys
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +27,39 @@ _MAX_RESTARTS = 1000
 _QUOTE = re.compile(r"""(\"{3}|'{3})""")
 _NOQA = re.compile(r"# no(?=(?:qa|pep8)\b)", re.IGNORECASE)
 _CODE = re.compile(r"[EW]\d{0,3}")
+
+
+Hit = tuple[int, int, str]
+"""Line from 1, column from 0, code."""
+
+
+def lines_of(text: str) -> list[str]:
+    """Its lines; they end at a line feed alone: `splitlines` also splits at form feeds."""
+    return io.StringIO(text, newline="\n").readlines()
+
+
+def score_hits(segments: Sequence[str], lines: Sequence[str], hits: Iterable[Hit]) -> list[Score]:
+    """Gives every hit to the segment that holds its place: hits a character.
+
+    Args:
+        segments: Joined, they are the text.
+        lines: Its lines.
+        hits: Places in it; one beyond the end counts for the last line.
+    """
+    line_ends = list(accumulate(map(len, lines)))
+    segment_ends = list(accumulate(map(len, segments)))
+    spans: list[list[Span]] = [[] for _ in segments]
+    for line, column, code in sorted(hits):
+        line = min(max(line, 1), len(lines))
+        first = line_ends[line - 1] - len(lines[line - 1])
+        place = min(first + max(column, 0), line_ends[line - 1] - 1)
+        segment = bisect_right(segment_ends, place)
+        start = place - (segment_ends[segment] - len(segments[segment]))
+        spans[segment].append(Span(start, start + 1, code))
+    return [
+        Score(len(found) / max(1, len(segment)), tuple(found))
+        for found, segment in zip(spans, segments, strict=True)
+    ]
 
 
 class Pep8(Scorer):
@@ -76,31 +109,19 @@ class Pep8(Scorer):
         return [self._score_document(segments) for segments in documents]
 
     def _score_document(self, segments: Sequence[str]) -> list[Score]:
-        text = "".join(segments)
-        # Lines end at \n alone: `splitlines` would also split at form feeds and shift the numbers of lines.
-        lines = io.StringIO(text, newline="\n").readlines()
-        line_ends = list(accumulate(map(len, lines)))
+        lines = lines_of("".join(segments))
         hits, num_checked = self._check([_neutral(line) for line in lines])
-        segment_ends = list(accumulate(map(len, segments)))
-        spans: list[list[Span]] = [[] for _ in segments]
-        for line, column, code in sorted(hits):
-            line = min(max(line, 1), len(lines))
-            first = line_ends[line - 1] - len(lines[line - 1])
-            place = min(first + max(column, 0), line_ends[line - 1] - 1)
-            segment = bisect_right(segment_ends, place)
-            start = place - (segment_ends[segment] - len(segments[segment]))
-            spans[segment].append(Span(start, start + 1, code))
-        checked = line_ends[num_checked - 1] if num_checked else 0
+        checked = sum(map(len, lines[:num_checked]))
+        scores = score_hits(segments, lines, hits)
+        ends = accumulate(map(len, segments))
         return [
-            Score(len(found) / max(1, len(segment)), tuple(found))
-            if end - len(segment) < checked or not segment
-            else Score(None)
-            for found, segment, end in zip(spans, segments, segment_ends, strict=True)
+            score if end - len(segment) < checked or not segment else Score(None)
+            for score, segment, end in zip(scores, segments, ends, strict=True)
         ]
 
-    def _check(self, lines: list[str]) -> tuple[list[tuple[int, int, str]], int]:
-        """All hits: line from 1, column from 0, code; and how many lines were looked at."""
-        hits: list[tuple[int, int, str]] = []
+    def _check(self, lines: list[str]) -> tuple[list[Hit], int]:
+        """All hits, and how many lines were looked at."""
+        hits: list[Hit] = []
         num_lines, start = len(lines), 0
         for _ in range(_MAX_RESTARTS):
             report = self._check_from(start, lines)
@@ -146,13 +167,13 @@ class _Report:
         first_column: Where the first of them begins.
 
     Attributes:
-        hits: Line (from 1), column (from 0) and code of each violation.
+        hits: What was found.
         stop: Line and column where the check could not go on; `None` if it came to the end.
         reason: Why it stopped.
     """
 
     def __init__(self, ignore: tuple[str, ...], start: int, first_column: int):
-        self.hits: list[tuple[int, int, str]] = []
+        self.hits: list[Hit] = []
         self.stop: tuple[int, int] | None = None
         self.reason = ""
         self._ignore = ignore

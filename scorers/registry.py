@@ -22,10 +22,12 @@ GROUP = "phf.scorers"
 """The entry points with which a package offers scorers: name = "package.module:Class"."""
 
 _BUILT_IN = {
+    "compiles": "scorers.ruff:Compiles",
     "composite": "scorers.composite:Composite",
     "pep8": "scorers.code:Pep8",
     "pii": "scorers.pii:Pii",
     "reward-model": "scorers.classifiers:RewardModel",
+    "ruff": "scorers.ruff:Ruff",
     "toxicity": "scorers.classifiers:Toxicity",
     "words": "scorers.words:Words",
 }

@@ -1,0 +1,157 @@
+"""Scorers of Python code that are not pycodestyle: ruff's rules of style, and whether code parses at all."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from scorers.base import Score, Scorer, ScorerError
+from scorers.code import Hit, lines_of, score_hits
+
+# Checks that pycodestyle leaves out by default too.
+_DEFAULT_IGNORE = ("E226", "E24", "E704")
+
+# A text with more errors of syntax than this has no score from where they end.
+_MAX_ERRORS = 100
+
+
+class Ruff(Scorer):
+    """Violations of PEP8 a character, by ruff's rules E and W: like `pep8`, many times as fast.
+
+    On the rules that both have they agree on nearly all lines; ruff has no rules for continuation lines (E12,
+    E13), and goes on after an error of syntax (E999). `# noqa` has no effect.
+
+    Args:
+        max_line_length: Where E501 begins.
+        ignore: Codes, or beginnings of codes, that do not count.
+    """
+
+    name = "ruff"
+    version = "1"
+    measures = "PEP8 violations a character"
+    range = (0.0, float("inf"))
+    speed = "fast"
+
+    def __init__(self, max_line_length: int = 79, ignore: Sequence[str] = _DEFAULT_IGNORE):
+        from ruff import find_ruff_bin
+
+        if not isinstance(max_line_length, int) or not 1 <= max_line_length <= 320:
+            raise ScorerError(f"scorer ruff: max_line_length must lie in [1, 320], not {max_line_length!r}")
+        if isinstance(ignore, str) or not all(re.fullmatch(r"[EW]\d{0,3}", str(code)) for code in ignore):
+            raise ScorerError(
+                f"scorer ruff: ignore must be a list of codes such as [E501, W6], not {ignore!r}"
+            )
+        self.max_line_length = max_line_length
+        self.ignore = tuple(sorted(set(ignore)))
+        self._command = [
+            find_ruff_bin(), "check", "--isolated", "--no-cache", "--quiet", "--exit-zero", "--preview",
+            "--ignore-noqa", "--select", "E,W", "--output-format", "json",
+            "--config", f"line-length={max_line_length}",
+        ]  # fmt: skip
+
+    def settings(self) -> Mapping[str, Any]:
+        from importlib.metadata import version
+
+        return {
+            "max_line_length": self.max_line_length,
+            "ignore": list(self.ignore),
+            "ruff": version("ruff"),
+        }
+
+    def score(self, documents: Sequence[Sequence[str]]) -> list[list[Score]]:
+        texts = ["".join(segments) for segments in documents]
+        return [
+            score_hits(segments, lines_of(text), hits)
+            for segments, text, hits in zip(documents, texts, self._check(texts), strict=True)
+        ]
+
+    def _check(self, texts: Sequence[str]) -> list[list[Hit]]:
+        hits: list[list[Hit]] = [[] for _ in texts]
+        with tempfile.TemporaryDirectory() as folder:
+            for number, text in enumerate(texts):
+                # To ruff a carriage return alone ends a line, and a byte-order mark is no character.
+                plain = re.sub("\r(?!\n)|^\ufeff", " ", text)
+                Path(folder, f"{number}.py").write_bytes(plain.encode("utf-8", "replace"))
+            # One thread: annotation runs several of these.
+            result = subprocess.run(
+                [*self._command, folder],
+                capture_output=True,
+                check=False,
+                env={**os.environ, "RAYON_NUM_THREADS": "1"},
+            )
+        if result.returncode:
+            reason = result.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
+            raise ScorerError(f"scorer ruff: ruff failed: {reason}")
+        for hit in json.loads(result.stdout):
+            code = hit["code"] if hit["code"] and hit["code"] != "invalid-syntax" else "E999"
+            if not code.startswith(self.ignore):
+                place = hit["location"]
+                hits[int(Path(hit["filename"]).stem)].append((place["row"], place["column"] - 1, code))
+        return hits
+
+
+class Compiles(Scorer):
+    """Share of the text in lines that the running interpreter's parser rejects.
+
+    Where the parser stops, the line is taken out, and the rest is parsed again; so an error costs its line
+    and not all that follows. 0 is code that compiles.
+    """
+
+    name = "compiles"
+    version = "1"
+    measures = "share of the text in lines that do not parse"
+    speed = "medium"
+
+    def settings(self) -> Mapping[str, Any]:
+        return {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+
+    def score(self, documents: Sequence[Sequence[str]]) -> list[list[Score]]:
+        return [self._score(segments) for segments in documents]
+
+    def _score(self, segments: Sequence[str]) -> list[Score]:
+        lines = lines_of("".join(segments))
+        bad, num_parsed = _rejected(lines)
+        parsed = sum(map(len, lines[:num_parsed]))
+        ends = list(accumulate(map(len, lines)))
+        scores = []
+        place = 0
+        for segment in segments:
+            start, place = place, place + len(segment)
+            rejected = sum(
+                max(0, min(place, ends[line]) - max(start, ends[line] - len(lines[line]))) for line in bad
+            )
+            known = start < parsed or not segment
+            scores.append(Score(rejected / max(1, len(segment)) if known else None))
+        return scores
+
+
+def _rejected(lines: Sequence[str]) -> tuple[list[int], int]:
+    """Lines that do not parse, from 0, in order; and how many lines are known."""
+    rest = list(lines)
+    bad: list[int] = []
+    for _ in range(_MAX_ERRORS):
+        try:
+            ast.parse("".join(rest).replace("\0", " "))
+        except SyntaxError as error:
+            line = min(max((error.lineno or 1) - 1, 0), len(rest) - 1)
+            if line in bad:  # what stands in its place does not fit either
+                rest[line] = "\n"
+            else:
+                bad.append(line)
+                indent = rest[line][: len(rest[line]) - len(rest[line].lstrip(" \t"))]
+                # A line that opens a block still does.
+                rest[line] = indent + ("if 1:\n" if rest[line].rstrip().endswith(":") else "pass\n")
+        except (ValueError, RecursionError, MemoryError):
+            return sorted(bad), 0
+        else:
+            return sorted(bad), len(lines)
+    return sorted(bad), max(bad) + 1
