@@ -7,6 +7,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -60,3 +61,16 @@ def test_the_commands_of_the_readme(walked):
             run_phf(command, walked)
         else:
             assert command == ". .venv/bin/activate"
+
+
+def test_the_scorer_of_ones_own(tmp_path):
+    """The class of docs/scorers.md, in a file, with the command beside it."""
+    page = ROOT / "docs" / "scorers.md"
+    (tmp_path / "shouting.py").write_text(blocks(page, "python")[0])
+    (tmp_path / "my-documents").mkdir()
+    (tmp_path / "my-documents" / "a.txt").write_text("HELLO there. I SHOUT! 12.")
+    (command,) = commands(page)
+    run_phf(command, tmp_path)
+    (sidecar,) = (tmp_path / "data").rglob("*.parquet")
+    scores = pq.read_table(sidecar)["scores"].to_pylist()
+    assert scores == [[pytest.approx(0.5), 1.0, None]]
