@@ -42,7 +42,7 @@ class _Classifier(SegmentScorer):
                 f"scorer {self.name}: precision must be float32, bfloat16, int8 or auto, not {precision!r}"
             )
         self.batch_size = batch_size
-        self.device = _device(device)
+        self.device = choose_device(device)
         if precision == "auto":
             precision = "bfloat16" if self.device.startswith("cuda") else "float32"
         if precision == "int8" and self.device != "cpu":
@@ -54,7 +54,7 @@ class _Classifier(SegmentScorer):
         import torch
 
         # Names of weights in the fingerprint would not do: files of one name change.
-        self._digest = _digest(model)
+        self._digest = weights_digest(model)
         model = model.eval().requires_grad_(False)
         if self.precision == "int8":
             model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
@@ -249,7 +249,8 @@ class RewardModel(_Classifier):
         return result
 
 
-def _device(name: str) -> str:
+def choose_device(name: str) -> str:
+    """The device that a name stands for: `auto` is a GPU if there is one."""
     import torch
 
     if name == "auto":
@@ -344,7 +345,7 @@ def _label_index(config: Any, label: str | int) -> int:
     raise ScorerError(f"scorer reward-model: no label {label!r}; there are {', '.join(names)}")
 
 
-def _digest(model: torch.nn.Module) -> str:
+def weights_digest(model: torch.nn.Module) -> str:
     """A hash of the weights."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):

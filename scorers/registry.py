@@ -24,7 +24,9 @@ GROUP = "phf.scorers"
 _BUILT_IN = {
     "compiles": "scorers.ruff:Compiles",
     "composite": "scorers.composite:Composite",
+    "judge": "scorers.language_models:Judge",
     "pep8": "scorers.code:Pep8",
+    "perplexity": "scorers.language_models:Perplexity",
     "pii": "scorers.pii:Pii",
     "reward-model": "scorers.classifiers:RewardModel",
     "ruff": "scorers.ruff:Ruff",
