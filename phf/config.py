@@ -106,6 +106,19 @@ class ScorerConfig:
     """A scorer from `phf scorers`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword options of that scorer."""
+    column: str | None = None
+    """Under which name its scores are kept; null: its own. For one scorer twice, with other options."""
+
+    def __post_init__(self) -> None:
+        _check(
+            self.column is None or re.fullmatch(r"\w[\w.:-]*", self.column) is not None,
+            f"a scorer's column must be letters, digits and . : - _, not {self.column!r}",
+        )
+
+    @property
+    def key(self) -> str:
+        """The name of its scores; of a scorer in a file, without the folder."""
+        return self.column or self.name.rpartition("/")[2]
 
 
 @dataclass

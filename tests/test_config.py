@@ -50,6 +50,14 @@ def test_the_default_scenario_gives_way_to_any_that_is_named(tmp_path):
     assert list(config.evaluation.scenarios) == ["unconditional", "more"]
 
 
+def test_scores_are_kept_under_the_name_of_the_scorer():
+    for name, key in (("pep8", "pep8"), ("mine:Length", "mine:Length"), ("/a/b.py:Length", "b.py:Length")):
+        assert load_config([f"scorer.name={name}"]).scorer.key == key
+    assert load_config(["scorer.column=strict"]).scorer.key == "strict"
+    with pytest.raises(ConfigError, match="a scorer's column must be letters"):
+        load_config(["scorer.column=a/b"])
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -45,7 +45,7 @@ def annotate(config: Config) -> dict[str, Any]:
         )
     scorer = load_scorer(config.scorer.name, **config.scorer.options)
     shards = list_shards(config.documents, leave_out=outputs(config))
-    folder = Path(config.annotations.path) / config.scorer.name
+    folder = Path(config.annotations.path) / config.scorer.key
     manifest = claim(folder, identity(config, scorer, shards))
     mine = shards[config.annotations.part :: config.annotations.parts]
     done = [shard for shard in mine if sidecar_path(folder, shard.name).is_file()]

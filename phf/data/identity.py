@@ -27,7 +27,7 @@ def store_identity(config: Config, shards: Sequence[Shard], annotations: Mapping
     scored = config.documents.format == "scored"
     return {
         "documents": documents,
-        "segmenter": {"name": f"as published with the scores of {config.scorer.name}"}
+        "segmenter": {"name": f"as published with the scores of {config.scorer.key}"}
         if scored
         else next(iter(annotations.values()))["segmenter"],
         "tokenizer": _tokenizer_identity(config.tokenizer),

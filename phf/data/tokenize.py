@@ -62,7 +62,7 @@ def tokenize(config: Config) -> TokenStore:
     shards = list_shards(config.documents, leave_out=outputs(config))
     scored = config.documents.format == "scored"
     annotations = (
-        {} if scored else find_annotations(config.annotations.path, shards, wanted=config.scorer.name)
+        {} if scored else find_annotations(config.annotations.path, shards, wanted=config.scorer.key)
     )
     scorers = _scorers(config, annotations)
     identity = store_identity(config, shards, annotations)
@@ -153,8 +153,9 @@ def _scorers(config: Config, annotations: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of scores, and what is known of each scorer."""
     if config.documents.format != "scored":
         return {name: manifest["scorer"] for name, manifest in annotations.items()}
-    name, options = config.scorer.name, config.scorer.options
-    return {name: {"name": name, "options": options, "measures": "as published with the documents"}}
+    scorer = config.scorer
+    known = {"name": scorer.name, "options": scorer.options, "measures": "as published with the documents"}
+    return {scorer.key: known}
 
 
 def _tokenizer(config: Config, shards: Sequence[Shard], read: Read) -> PreTrainedTokenizerFast:

@@ -182,7 +182,7 @@ def _scorer_config(subject: Subject, config: Config) -> ScorerConfig:
     if not trained_on:
         return config.scorer
     own = ScorerConfig(trained_on["name"], trained_on.get("options") or {})
-    if subject.run and config.scorer != own:
+    if subject.run and (config.scorer.name, config.scorer.options) != (own.name, own.options):
         log.warning(
             "%s: scored by %s as in training, not by scorer.name; set evaluation.scorer.name for another one",
             subject.folder,
@@ -230,7 +230,7 @@ def _heldout(subject: Subject, model: Any, control: ControlTokens, config: Confi
         model,
         Path(facts["store"]),
         control,
-        scorer=facts["scorer"]["name"],
+        scorer=facts["scorer"].get("column", facts["scorer"]["name"]),
         tag_threshold=facts.get("threshold"),
         threshold=config.evaluation.threshold,  # the same for all runs, or their losses could not be compared
         context_length=facts["context_length"],

@@ -119,7 +119,8 @@ def generate(
         ConfigError: `max_new_tokens` leaves no room in the context.
     """
     prefix = control.prefix(scenario)
-    room = _room(model, context_length, scenario)
+    # A model that states no limit, such as one with relative positions, has none.
+    room = prompt_room(scenario, context_length, getattr(model.config, "max_position_embeddings", None))
     encoded = [_encode(tokenizer, prompt, segment) for prompt in prompts]
     requests = [
         _Request(p, s, prefix + ids[max(0, len(ids) - room) :])
@@ -187,10 +188,16 @@ def _as_generator(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _room(model: Any, context_length: int | None, scenario: ScenarioConfig) -> int:
-    """How many tokens of a prompt fit before the continuation, with or without a tag."""
-    limits = [context_length, getattr(model.config, "max_position_embeddings", None)]
-    # A model that states no limit, such as one with relative positions, has none.
+def prompt_room(scenario: ScenarioConfig, *limits: int | None) -> int:
+    """How many tokens of a prompt fit before the continuation, with or without a tag.
+
+    Args:
+        scenario: How to decode.
+        *limits: Most tokens in all; `None` for no limit.
+
+    Raises:
+        ConfigError: `max_new_tokens` leaves no room.
+    """
     limit = min((n for n in limits if n), default=sys.maxsize)
     # A place is kept for a tag in any case, so that models with and without tags see the same prompt.
     most = limit - 2 - (scenario.prompts is not None)

@@ -81,5 +81,5 @@ def _fingerprint(config: Config, store: TokenStore) -> str:
     """What this run uses of a store; scores of another scorer may be added to it."""
     manifest = store.manifest
     used = {key: manifest[key] for key in ("segmenter", "tokenizer", "store", "shards", "counts")}
-    used["scores"] = manifest["annotations"].get(config.scorer.name)
+    used["scores"] = manifest["annotations"].get(config.scorer.key)
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()

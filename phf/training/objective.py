@@ -36,12 +36,12 @@ def objective_class(config: Config) -> type[Objective]:
 def threshold(config: Config, store: TokenStore) -> float | None:
     """The configured threshold as a number; `None` if there is none, or no scores to hold it against."""
     wanted = config.objective.threshold
-    if wanted is None or (isinstance(wanted, float | int) and config.scorer.name not in store.scorers):
+    if wanted is None or (isinstance(wanted, float | int) and config.scorer.key not in store.scorers):
         return None if wanted is None else float(wanted)
     counted_in: Literal["tokens", "segments", "documents"] = config.objective.quantile_of
     if objective_class(config).threshold_of == "documents":
         counted_in = "documents"
-    return resolve_threshold(store, config.scorer.name, wanted, counted_in)
+    return resolve_threshold(store, config.scorer.key, wanted, counted_in)
 
 
 def build_objective(
@@ -60,7 +60,7 @@ def build_objective(
         if getattr(config.objective, option) is not None
     }
     if config.objective.reward_scaling not in (None, "raw"):
-        options["statistics"] = score_statistics(store, config.scorer.name)
+        options["statistics"] = score_statistics(store, config.scorer.key)
     try:
         return cls(
             model,

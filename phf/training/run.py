@@ -184,10 +184,10 @@ def _data(
     config: Config, store: TokenStore, objective: Objective, tokenizer: Any, micro_batch: int
 ) -> Blocks:
     view = objective.view()
-    scorer = config.scorer.name if config.scorer.name in store.scorers else None
+    scorer = config.scorer.key if config.scorer.key in store.scorers else None
     if scorer is None and config.objective.name != "mle":
         raise PhfError(
-            f"{store.path} has no scores of {config.scorer.name}, only {', '.join(store.scorers) or 'none'}: "
+            f"{store.path} has no scores of {config.scorer.key}, only {', '.join(store.scorers) or 'none'}: "
             "annotate the documents with it and tokenize again"
         )
     tags = (
@@ -308,14 +308,14 @@ def _facts(
 ) -> dict[str, Any]:
     """What an exported model says of itself, see `phf.model.export`."""
     tagged = objective.view().tags is not None
-    scorer = store.manifest["scores"].get(config.scorer.name, {}).get("scorer")
+    unknown = {"name": config.scorer.name, "options": config.scorer.options, "measures": "no scores"}
+    scorer = store.manifest["scores"].get(config.scorer.key, {}).get("scorer", unknown)
     return {
         "objective": config.objective.name,
         "good_tag": GOOD_TAG if tagged else None,
         "bad_tag": BAD_TAG if tagged else None,
         "threshold": objective.threshold,
-        "scorer": scorer
-        or {"name": config.scorer.name, "options": config.scorer.options, "measures": "no scores"},
+        "scorer": {"column": config.scorer.key, **scorer},
         "segmenter": asdict(corpus_segmenter(config, store)),
         "tokens": config.train.tokens_seen + steps * config.train.batch_size * config.model.context_length,
         "eos_token": tokenizer.eos_token,

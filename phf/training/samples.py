@@ -10,7 +10,9 @@ from objectives import BAD_TAG, GOOD_TAG, Objective
 from phf.config import Config
 from phf.data.segments import segmenter
 from phf.data.store import TokenStore
-from phf.evaluation.generation import ControlTokens
+from phf.errors import ConfigError
+from phf.evaluation.generation import ControlTokens, prompt_room
+from phf.evaluation.scenarios import load_prompts
 from phf.evaluation.scoring import sample_and_score
 from phf.training.logs import Metrics, due, log_metrics
 from phf.training.objective import corpus_segmenter
@@ -32,6 +34,13 @@ class Samples(L.Callback):
         self.metrics = metrics
         scorer = config.evaluation.scorer or config.scorer
         self.scorer = load_scorer(scorer.name, **scorer.options)
+        # What cannot be asked is told now, and not after the first thousand steps.
+        name, self.scenario = next(iter(config.evaluation.scenarios.items()))
+        load_prompts(self.scenario)
+        try:
+            prompt_room(self.scenario, config.model.context_length)
+        except ConfigError as error:
+            raise ConfigError(f"train.samples_every: evaluation.scenarios.{name}.{error}") from error
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -50,7 +59,7 @@ class Samples(L.Callback):
             measured = sample_and_score(
                 pl_module.model,
                 self.tokenizer,
-                next(iter(evaluation.scenarios.values())),
+                self.scenario,
                 ControlTokens(self.tokenizer.eos_token_id, good, bad),
                 self.scorer,
                 self.segmenter,

@@ -224,6 +224,18 @@ def test_a_later_scorer_adds_a_column(corpus, tmp_path, monkeypatch):
     }
 
 
+def test_one_scorer_with_other_options_is_another_column(corpus):
+    config = corpus({"a": TEXTS})
+    annotate(config)
+    overrides = ["scorer.column=strict", "scorer.options.max_line_length=10"]
+    strict = corpus(None, *overrides)
+    annotate(strict)
+    store = tokenize(strict)
+    assert sorted(store.scorers) == ["pep8", "strict"]
+    assert store.manifest["scores"]["strict"]["scorer"]["name"] == "pep8"
+    assert store.manifest["scores"]["strict"]["mean"] > store.manifest["scores"]["pep8"]["mean"]
+
+
 def test_a_column_that_was_cut_otherwise_is_refused(corpus):
     config = corpus({"a": TEXTS})
     annotate(config)
