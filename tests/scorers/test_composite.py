@@ -64,7 +64,7 @@ def test_what_cannot_be_is_one_line(tmp_path):
         ({"scorers": {}}, "must name at least one"),
         ({"scorers": TWO, "combine": "mean"}, "combine must be sum or max, not 'mean'"),
         ({"scorers": {"pep9": {}}}, "no scorer 'pep9'; did you mean pep8"),
-        ({"scorers": {"pep8": {"wieght": 1}}}, "pep8 has no key 'wieght'"),
+        ({"scorers": {"pep8": {"scale": 1}}}, "pep8 has no key 'scale'"),
         ({"scorers": {"pep8": {"weight": -1}}}, "the weight of pep8 must be 0 or more"),
         ({"scorers": {"pep8": {"quantiles": "/no/where"}}}, "/no/where is no manifest of annotations"),
         ({"scorers": {"pep8": {"quantiles": str(tmp_path / "part.json")}}}, "part.json is no manifest"),

@@ -185,5 +185,5 @@ def test_a_package_adds_scorers(tmp_path):
     assert "PEP8 violations" in lines["pep8"]
     score = "from scorers import load_scorer; print(load_scorer({!r}, scale=3).score([['ab']])[0][0].value)"
     assert run("-c", score.format("length")) == "6.0\n"
-    assert "no scorer 'lengt'; did you mean length?" in run("-c", score.format("lengt"))
+    assert "no scorer 'lengths'; did you mean length?" in run("-c", score.format("lengths"))
     assert "give it as package.module:Class" in run("-c", score.format("words"))
