@@ -59,6 +59,8 @@ class DocumentsConfig:
     (jsonl, parquet or a Hugging Face dataset), already segmented and annotated."""
     text_field: str = "text"
     """The field (jsonl, parquet, Hugging Face) that holds the text."""
+    source_field: str | None = None
+    """The field that names a document's source, for statistics; a dot goes into it: meta.pile_set_name."""
     pattern: str = "**/*"
     """Which files of a folder are read. With `format` jsonl or parquet, whatever they are called."""
     subset: str | None = None
@@ -127,8 +129,10 @@ class AnnotationsConfig:
 
     path: str = "data/annotations"
     """The folder; each scorer has a folder of its own in it, with one file a shard."""
+    also: list[ScorerConfig] = field(default_factory=list)
+    """More scorers, each like `scorer`: the documents are read and cut once for all of them."""
     processes: int = 0
-    """Scoring processes on this machine; 0 for one a core."""
+    """Scoring processes on this machine; 0 for one a core, or one a GPU for a scorer that computes there."""
     part: int = 0
     """Which part of the shards this call scores, from 0 (a job array's index)."""
     parts: int = 1

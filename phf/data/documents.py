@@ -45,12 +45,14 @@ class Document:
         text: The text; it can be encoded as UTF-8.
         segments: Its segments, if it came already segmented and scored; joined they are the text.
         scores: A score for each of these segments; `None` where there is none.
+        source: Where it comes from, if that is known: `documents.source_field`, or a file's first folder.
     """
 
     id: str
     text: str
     segments: tuple[str, ...] | None = None
     scores: tuple[float | None, ...] | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +109,18 @@ class Shard:
         """
         scored, left = self._config.format == "scored", self._config.limit
         columns = ["texts", "scores"] if scored else [self._config.text_field]
+        if self._config.source_field and not scored:
+            columns.append(self._config.source_field.partition(".")[0])
         for row, fields in self._source.rows(columns):
             try:
                 if isinstance(fields, str):
                     raise ValueError(fields)
                 name = str(fields["id"]) if fields.get("id") is not None else f"{self.name}:{row}"
-                document = _scored(fields, name) if scored else Document(name, _text(fields, columns[0]))
+                if scored:
+                    document = _scored(fields, name)
+                else:
+                    origin = self._source.origin(fields, self._config.source_field)
+                    document = Document(name, _text(fields, columns[0]), source=origin)
             except ValueError as error:
                 bad(BadRow(self.name, row, str(error)))
                 continue

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,18 @@ class Source(ABC):
             PhfError: Nothing of it can be read.
             ConfigError: It has columns, and one that is needed is not among them.
         """
+
+    def origin(self, fields: Mapping[str, Any], field: str | None) -> str | None:
+        """Where a row comes from, `None` if it does not say.
+
+        Args:
+            fields: The row's.
+            field: The one that says it; a dot goes into a field.
+        """
+        value: Any = fields if field else None
+        for name in field.split(".") if field else ():
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return None if value is None or isinstance(value, Mapping | list) else str(value)
 
 
 class _File(Source):
@@ -134,7 +146,7 @@ def _present(columns: Sequence[str], there: Sequence[str], place: str) -> list[s
     if missing:
         hint = ": set documents.format=scored" if {"texts", "scores"} <= set(there) else ""
         raise ConfigError(f"{place}: no column {missing[0]!r}, only {', '.join(there)}{hint}")
-    return [name for name in ("id", *columns) if name in there]
+    return [name for name in dict.fromkeys(("id", *columns)) if name in there]
 
 
 def _unpacked(batch: Any) -> list[dict[str, Any] | str]:
@@ -176,6 +188,11 @@ class TextFiles(Source):
                 yield row, f"{name}: not UTF-8 at byte {error.start}"
             except OSError as error:
                 yield row, f"{name}: cannot be read: {error.strerror}"
+
+    def origin(self, fields: Mapping[str, Any], field: str | None) -> str | None:
+        """The first folder of the file's path."""
+        folder, _, inside = str(fields["id"]).partition("/")
+        return folder if inside else None
 
 
 class DatasetSlice(Source):

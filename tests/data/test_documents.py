@@ -199,9 +199,9 @@ def test_a_folder_of_text_files(tmp_path):
     write_files(tmp_path, {"a/.hidden": "no", "a/__pycache__/b.pyc": "no"})
     found, bad = read(tmp_path)
     assert found == [
-        ("files-000000", 0, Document("a/b.py", "x = 1\r\n")),
+        ("files-000000", 0, Document("a/b.py", "x = 1\r\n", source="a")),
         ("files-000000", 1, Document("c.py", "\ufeffy")),
-        ("files-000000", 3, Document("e/f/g.txt", "")),
+        ("files-000000", 3, Document("e/f/g.txt", "", source="e")),
         ("files-000000", 4, Document("h.py", "é")),
     ]
     assert bad == [BadRow("files-000000", 2, "d.png: not UTF-8 at byte 0")]
@@ -376,6 +376,28 @@ def test_documents_that_bring_their_scores(tmp_path, dataset):
             Document("x", "a b", ("a ", "b"), (0.0, 0.5)),
             Document("y", "c", ("c",), (1.0,)),
         ]
+
+
+def sources(path: object, **options: object) -> list[str | None]:
+    found, bad = read(path, **options)
+    assert not bad
+    return [document.source for _, _, document in found]
+
+
+def test_a_field_names_the_source(tmp_path):
+    rows = [
+        {"text": "a", "meta": {"set": "web", "year": 2020}, "id": "x"},
+        {"text": "b", "meta": {"set": None, "year": 1999}, "id": "y"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_bytes(jsonl([*rows, {"text": "c"}, {"text": "d", "meta": "web"}]))
+    assert sources(tmp_path / "a.jsonl") == [None] * 4
+    assert sources(tmp_path / "a.jsonl", source_field="meta.set") == ["web", None, None, None]
+    assert sources(tmp_path / "a.jsonl", source_field="meta") == [None, None, None, "web"]
+    assert sources(tmp_path / "a.parquet", source_field="meta.year") == ["2020", "1999"]
+    assert sources(tmp_path / "a.parquet", source_field="id") == ["x", "y"]
+    with pytest.raises(ConfigError, match=r"a\.parquet: no column 'mata', only text, meta, id"):
+        read(tmp_path / "a.parquet", source_field="mata.set")
 
 
 def test_limit_counts_the_documents_of_each_shard(tmp_path):
