@@ -11,9 +11,10 @@ from typing import Any
 
 from phf.evaluation.comparison import find_baseline
 from phf.evaluation.formats import DASH
-from phf.evaluation.plots import COLOURS, DARK_COLOURS, Plot
+from phf.evaluation.plots import Plot
 from phf.evaluation.runs import EvaluatedRun, Key, Sample, lookup, scenario_names
 from phf.evaluation.tables import legend, make_tables
+from phf.plot_style import COLOURS, DARK_COLOURS
 
 MAX_ROWS = 100
 """Prompts shown of a scenario, each with a sample of every run."""

@@ -6,7 +6,6 @@ import html
 import io
 import re
 import textwrap
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,52 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phf.evaluation.runs import EvaluatedRun, lookup, scenario_names
+from phf.plot_style import COLOURS, GRID, INK, MUTED, WHITE, house_style, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any kind of colour blindness tell apart, in an order that keeps
-# the first few far apart; yellow is left out (invisible on white). The second row is lighter, for dark pages.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c6570")
-DARK_COLOURS = ("#5aabe3", "#f58442", "#2cc79d", "#e5a0c5", "#f5b93d", "#93d0f5", "#a9b2bd")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", ":", "-.")
-# Colours that stand for the page's variables; no run has one of them.
-_INK, _MUTED, _GRID, _WHITE = "#1b1f24", "#59636f", "#d9dde2", "#ffffff"
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line"} | {
+# Colours that stand for the page's variables.
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
     c: f"--run-{i}" for i, c in enumerate(COLOURS)
 }
 _LEAST_SPAN = 0.1
 """Nats a token shown at least."""
-_STYLE = {
-    "font.size": 9.5,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 6,
-    "text.parse_math": False,  # a name with dollar signs is no formula
-    "figure.constrained_layout.w_pad": 0.08,
-    "figure.constrained_layout.h_pad": 0.06,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and set in the page's font
-    "svg.hashsalt": "phf",  # the same runs give the same file
-    "axes.facecolor": "none",
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _MUTED,
-    "axes.titlecolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "grid.color": _GRID,
-}
 
 
 @dataclass(frozen=True)
@@ -91,11 +58,7 @@ class Plot:
 
 def draw_plots(runs: Sequence[EvaluatedRun]) -> list[Plot]:
     """Draws every plot that the runs have data for."""
-    import matplotlib as mpl
-
-    # Not pyplot: figures of our own need no display, and leave the caller's backend as it is.
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_STYLE}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name may be in any script
+    with house_style():
         return [_render(*drawn) for drawn in _draw_all(runs)]
 
 
@@ -179,7 +142,7 @@ def _distribution(runs: Sequence[EvaluatedRun], name: str, unit: str) -> Figure 
         )
     axes.set_xlim(0, right)
     axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(_percent())
+    axes.yaxis.set_major_formatter(percent())
     return _finished(figure)
 
 
@@ -240,12 +203,6 @@ def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def _percent() -> Any:
-    from matplotlib.ticker import PercentFormatter
-
-    return PercentFormatter(1.0, decimals=0, symbol=" %")
-
-
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "scenario"
 
@@ -254,8 +211,8 @@ def _render(name: str, title: str, caption: str, figure: Figure) -> Plot:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, not for each file
     pixels, drawn = io.BytesIO(), io.StringIO()
-    figure.savefig(pixels, format="png", dpi=200, facecolor=_WHITE, metadata={"Software": None})
-    figure.savefig(drawn, format="svg", facecolor=_WHITE, metadata={"Date": None, "Creator": None})
+    figure.savefig(pixels, format="png", dpi=200, facecolor=WHITE, metadata={"Software": None})
+    figure.savefig(drawn, format="svg", facecolor=WHITE, metadata={"Date": None, "Creator": None})
     svg = drawn.getvalue()
     return Plot(name, title, caption, svg, pixels.getvalue(), _inline(svg, name, title))
 
@@ -268,5 +225,5 @@ def _inline(svg: str, name: str, title: str) -> str:
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    svg = svg.replace(_WHITE, "none")
+    svg = svg.replace(WHITE, "none")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
