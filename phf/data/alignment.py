@@ -48,12 +48,14 @@ class ScoredDocument:
 
     Attributes:
         row: Its row in the shard.
+        id: As in `Document`.
         text: All of it.
         ends: int32 [S], characters at which its segments end.
         scores: For each scorer float32 [S], NaN = cannot say.
     """
 
     row: int
+    id: str
     text: str
     ends: NDArray[np.int32]
     scores: list[Scores]
@@ -163,12 +165,9 @@ def read_annotated(shard: Shard, folders: Sequence[Path]) -> Iterator[ScoredDocu
     Raises:
         PhfError: Documents and annotations do not fit.
     """
-
-    def no_report(bad: BadRow) -> None:
-        """Rows that cannot be read were reported when the documents were annotated."""
-
     sidecars = [_Sidecar(folder, shard.name) for folder in folders]
-    for row, document in shard.read(no_report):
+    # Rows that cannot be read were reported when the documents were annotated.
+    for row, document in shard.read(lambda bad: None):
         found = [sidecar.take(row) for sidecar in sidecars]
         first = next((i for i, entry in enumerate(found) if entry is not None), None)
         if first is None:
@@ -183,9 +182,8 @@ def read_annotated(shard: Shard, folders: Sequence[Path]) -> Iterator[ScoredDocu
                     "annotate again with the same segmenter"
                 )
         unknown = np.full(len(entry.ends), np.nan, np.float32)
-        yield ScoredDocument(
-            row, document.text, entry.ends, [unknown if other is None else other.scores for other in found]
-        )
+        scores = [unknown if other is None else other.scores for other in found]
+        yield ScoredDocument(row, document.id, document.text, entry.ends, scores)
     for sidecar in sidecars:
         sidecar.finish()
 
@@ -296,4 +294,4 @@ def read_scored(shard: Shard, bad: list[BadRow], max_bad_rows: int | None) -> It
         assert document.scores is not None
         ends = np.cumsum([len(segment) for segment in document.segments], dtype=np.int32)
         scores = np.array([np.nan if s is None else s for s in document.scores], np.float32)
-        yield ScoredDocument(row, document.text, ends, [scores])
+        yield ScoredDocument(row, document.id, document.text, ends, [scores])
