@@ -59,6 +59,10 @@ class DocumentsConfig:
     (jsonl, parquet or a Hugging Face dataset), already segmented and annotated."""
     text_field: str = "text"
     """The field (jsonl, parquet, Hugging Face) that holds the text."""
+    texts_field: str = "texts"
+    """`scored`: the field that holds a document's segments, a list; joined, they are its text."""
+    scores_field: str = "scores"
+    """`scored`: the field that holds their scores, a list as long; null: no score."""
     source_field: str | None = None
     """The field that names a document's source, for statistics; a dot goes into it: meta.pile_set_name."""
     pattern: str = "**/*"
