@@ -61,6 +61,13 @@ def _annotate(arguments: argparse.Namespace) -> int | None:
     config = _config(arguments)
     if config is None:
         return 0
+    if arguments.private and not arguments.push_to_hub:
+        raise ConfigError("--private goes with --push-to-hub")
+    if arguments.export or arguments.push_to_hub:
+        from phf.data.export import export
+
+        export(config, arguments.export, arguments.push_to_hub, arguments.private)
+        return 0
     from phf.data.annotate import annotate
 
     annotate(config)
@@ -160,7 +167,8 @@ _VERBS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, str]] =
         _annotate,
         "score every segment of the documents",
         """phf annotate configs/task/pep8.yaml documents.path=code/
-phf annotate documents.path='code/*.jsonl.gz' scorer.name=pep8 segmenter.name=line annotations.processes=8""",
+phf annotate documents.path='code/*.jsonl.gz' scorer.name=pep8 segmenter.name=line annotations.processes=8
+phf annotate configs/task/pep8.yaml documents.path=code/ --export code-scored""",
     ),
     "tokenize": (
         _tokenize,
@@ -241,7 +249,18 @@ def _add_arguments(verb: argparse.ArgumentParser, name: str) -> None:
         verb.add_argument(
             "--print-config", action="store_true", help="print the resolved configuration and stop"
         )
-    if name == "tokenize":
+    if name == "annotate":
+        verb.add_argument(
+            "--export",
+            type=Path,
+            metavar="PATH",
+            help="write finished annotations as a Hugging Face dataset: a folder, or one file if .parquet",
+        )
+        verb.add_argument(
+            "--push-to-hub", metavar="NAME", help="upload them as a dataset of the Hugging Face hub"
+        )
+        verb.add_argument("--private", action="store_true", help="only you may see it there")
+    elif name == "tokenize":
         verb.add_argument(
             "--train-tokenizer", action="store_true", help="train one on the documents (tokenizer.train=true)"
         )

@@ -107,19 +107,19 @@ class Shard:
             PhfError: The shard cannot be read at all.
             ConfigError: It has no column of the configured name.
         """
-        scored, left = self._config.format == "scored", self._config.limit
-        columns = ["texts", "scores"] if scored else [self._config.text_field]
-        if self._config.source_field and not scored:
-            columns.append(self._config.source_field.partition(".")[0])
+        config, scored, left = self._config, self._config.format == "scored", self._config.limit
+        columns = [config.texts_field, config.scores_field] if scored else [config.text_field]
+        if config.source_field and not scored:
+            columns.append(config.source_field.partition(".")[0])
         for row, fields in self._source.rows(columns):
             try:
                 if isinstance(fields, str):
                     raise ValueError(fields)
                 name = str(fields["id"]) if fields.get("id") is not None else f"{self.name}:{row}"
                 if scored:
-                    document = _scored(fields, name)
+                    document = _scored(fields, columns, name)
                 else:
-                    origin = self._source.origin(fields, self._config.source_field)
+                    origin = self._source.origin(fields, config.source_field)
                     document = Document(name, _text(fields, columns[0]), source=origin)
             except ValueError as error:
                 bad(BadRow(self.name, row, str(error)))
@@ -154,17 +154,17 @@ def _checked(value: Any, field: str) -> str:
     return value
 
 
-def _scored(fields: Mapping[str, Any], name: str) -> Document:
-    """The document of a row of the paper's corpora; empty segments are left out.
+def _scored(fields: Mapping[str, Any], columns: Sequence[str], name: str) -> Document:
+    """The document of a row with segments and scores in two columns; empty segments are left out.
 
     Raises:
         ValueError: With the reason why it is none.
     """
-    for field in ("texts", "scores"):
+    for field in columns:
         if not isinstance(fields.get(field), list):
             raise ValueError(f"field {field!r} is not a list but {type(fields.get(field)).__name__}")
-    texts = [_checked(text, "texts") for text in fields["texts"]]
-    scores = [None if score is None else _score(score) for score in fields["scores"]]
+    texts = [_checked(text, columns[0]) for text in fields[columns[0]]]
+    scores = [None if score is None else _score(score) for score in fields[columns[1]]]
     if len(texts) != len(scores):
         raise ValueError(f"{len(texts)} texts and {len(scores)} scores")
     kept = [(text, score) for text, score in zip(texts, scores, strict=True) if text]

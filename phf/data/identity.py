@@ -13,6 +13,8 @@ from phf.data.documents import Shard
 
 # What of the documents' configuration decides their text; where they are shows in the shards.
 DECISIVE = ("text_field", "limit")
+# Of documents that bring their scores too.
+_DECISIVE_IF_SCORED = ("texts_field", "scores_field")
 
 
 def outputs(config: Config) -> list[Path]:
@@ -48,7 +50,9 @@ def _tokenizer_identity(config: TokenizerConfig) -> dict[str, Any]:
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """What differs, in words; `None` if the store can be used."""
     for section in ("documents", "segmenter", "tokenizer", "store"):
-        keys = DECISIVE if section == "documents" else sorted({*old[section], *new[section]})
+        keys = sorted({*old[section], *new[section]})
+        if section == "documents":  # those of a store made before there was one of the keys lack it
+            keys = [key for key in DECISIVE + _DECISIVE_IF_SCORED if key in old[section]]
         for key in keys:
             was, now = old[section].get(key), new[section].get(key)
             if was != now:
