@@ -28,11 +28,15 @@ _BUILT_IN = {
     "pep8": "scorers.code:Pep8",
     "perplexity": "scorers.language_models:Perplexity",
     "pii": "scorers.pii:Pii",
+    "profanity": "scorers.profanity:Profanity",
     "reward-model": "scorers.classifiers:RewardModel",
     "ruff": "scorers.ruff:Ruff",
     "toxicity": "scorers.classifiers:Toxicity",
     "words": "scorers.words:Words",
 }
+
+# The extra of this package with which a module is installed that only some scorers need.
+_EXTRAS = {"openai": "judge", "profanity_check": "profanity", "ruff": "ruff"}
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,8 @@ def _import(module_name: str) -> ModuleType:
 
 def _missing(name: str, error: ImportError) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
+        if error.name in _EXTRAS:
+            return f"scorer {name} needs {error.name}: pip install 'phf[{_EXTRAS[error.name]}]'"
         return f"scorer {name} needs {error.name}, which is not installed (or not on PYTHONPATH)"
     return f"scorer {name} cannot be imported: {_first_line(error)}"
 
