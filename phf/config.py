@@ -447,6 +447,15 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+    def __post_init__(self) -> None:
+        keys = [scorer.key for scorer in (self.scorer, *self.annotations.also)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        _check(twice is None, f"two scorers keep their scores as {twice}: give one of them another column")
+
+    def scorers(self) -> dict[str, ScorerConfig]:
+        """All that annotate, by the name of their scores."""
+        return {scorer.key: scorer for scorer in (self.scorer, *self.annotations.also)}
+
 
 def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | None = None) -> Config:
     """Merges configuration files and overrides, left to right, over the defaults.

@@ -15,6 +15,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 
@@ -63,6 +64,8 @@ class Scorer(ABC):
         range: Smallest and largest possible score; `inf` where there is no bound.
         speed: Sentences a second on a core of a CPU: `fast` (over ten thousand), `medium`, `slow` (under a
             hundred, a model that wants a GPU), or empty if it depends.
+        device: Where it computes. With `cuda` there is one scoring process a GPU, which sees no other, and
+            else one a core.
     """
 
     name: ClassVar[str]
@@ -70,6 +73,7 @@ class Scorer(ABC):
     measures: ClassVar[str]
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     speed: ClassVar[str] = ""
+    device: str = "cpu"
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         scorer = super().__new__(cls)
@@ -114,24 +118,38 @@ class Scorer(ABC):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+# Characters of the segments whose scores a `SegmentScorer` remembers.
+_REMEMBERED_CHARACTERS = 20_000_000
+
+
 class SegmentScorer(Scorer):
-    """A scorer that needs no more than the segment itself: the usual case, and the simpler contract."""
+    """A scorer that needs no more than the segment itself: the usual case, and the simpler contract.
+
+    A segment that comes again (a headline, a licence, a greeting) is not scored again, as long as it is
+    remembered.
+    """
 
     @abstractmethod
     def score_segments(self, segments: Sequence[str]) -> list[Score]:
         """Scores a batch of segments, each on its own.
 
         Args:
-            segments: The segments of many documents, one after the other.
+            segments: Segments of many documents, no two of them equal.
 
         Returns:
             One `Score` for each segment, in order.
         """
 
     def score(self, documents: Sequence[Sequence[str]]) -> list[list[Score]]:
-        segments = [segment for document in documents for segment in document]
-        scores = self.score_segments(segments)
-        if len(scores) != len(segments):
-            raise ValueError(f"{len(scores)} scores for {len(segments)} segments")
-        remaining = iter(scores)
-        return [[next(remaining) for _ in document] for document in documents]
+        known: dict[str, Score] = self.__dict__.setdefault("_known", {})
+        new = [segment for segment in dict.fromkeys(chain.from_iterable(documents)) if segment not in known]
+        scores = self.score_segments(new) if new else []
+        if len(scores) != len(new):
+            raise ValueError(f"{len(scores)} scores for {len(new)} segments")
+        known.update(zip(new, scores, strict=True))
+        found = [[known[segment] for segment in document] for document in documents]
+        self.__dict__["_characters"] = self.__dict__.get("_characters", 0) + sum(map(len, new))
+        if self.__dict__["_characters"] > _REMEMBERED_CHARACTERS:
+            known.clear()
+            self.__dict__["_characters"] = 0
+        return found

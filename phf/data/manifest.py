@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import phf
-from phf.config import Config
+from phf.config import Config, ScorerConfig
 from phf.data.documents import Shard
 from phf.data.identity import DECISIVE, shards_difference
 from phf.data.quantiles import smallest_reaching
@@ -33,16 +33,18 @@ log = logging.getLogger("phf")
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
-def identity(config: Config, scorer: Scorer, shards: Sequence[Shard]) -> dict[str, Any]:
-    """What annotations are made of, as it goes into their manifest."""
+def identity(
+    config: Config, scorer_config: ScorerConfig, scorer: Scorer, shards: Sequence[Shard]
+) -> dict[str, Any]:
+    """What annotations by a scorer are made of, as it goes into their manifest."""
     documents = asdict(config.documents)
     del documents["max_bad_rows"]
     return {
         "documents": documents,
         "segmenter": segmenter_identity(config.segmenter),
         "scorer": {
-            "name": config.scorer.name,
-            "options": config.scorer.options,
+            "name": scorer_config.name,
+            "options": scorer_config.options,
             "version": scorer.version,
             "fingerprint": scorer.fingerprint,
             "settings": dict(scorer.settings()),

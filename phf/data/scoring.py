@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from itertools import accumulate
 from numbers import Real
 from operator import index
 from types import TracebackType
+from typing import Any
 
 from phf.config import ScorerConfig, SegmenterConfig
 from phf.data.documents import LARGEST_SCORE, Document
@@ -39,6 +40,7 @@ class Annotation:
     Attributes:
         row: Its row in the shard.
         id: Its name.
+        source: Where it comes from, if it says so.
         segment_ends: Characters at which its segments end.
         scores: A score for each segment; `None`: the scorer cannot say.
         spans: For each segment what caused its score.
@@ -46,6 +48,7 @@ class Annotation:
 
     row: int
     id: str
+    source: str | None
     segment_ends: list[int]
     scores: list[float | None]
     spans: list[tuple[Span, ...]]
@@ -57,60 +60,70 @@ class Chunk:
 
     Attributes:
         documents: Each with its row in the shard.
+        scorers: Which scorers are to score them.
         position: How much of the shard had been read after the last of them.
     """
 
     documents: list[tuple[int, Document]]
+    scorers: list[str]
     position: int
+
+    @property
+    def next_row(self) -> int:
+        """The row after the last of the chunk."""
+        return self.documents[-1][0] + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What became of a chunk.
+    """What became of the documents of a chunk with one scorer.
 
     Attributes:
         annotations: Of the documents that could be scored, in order.
         failed: Row and reason of the others.
-        next_row: The row after the last of the chunk.
-        position: The chunk's.
     """
 
     annotations: list[Annotation]
     failed: list[tuple[int, str]]
-    next_row: int
-    position: int
 
 
-def score_chunk(chunk: Chunk, scorer: Scorer, segment: Segmenter) -> Scored:
-    """Cuts and scores documents.
+def score_chunk(chunk: Chunk, scorers: Mapping[str, Scorer], segment: Segmenter) -> dict[str, Scored]:
+    """Cuts documents, and has them scored by each scorer of the chunk.
 
-    A document that the scorer fails on is scored once more on its own before it is given up.
+    A document that a scorer fails on is scored once more on its own before it is given up.
 
     Raises:
-        ScorerError: The scorer cannot be used at all.
+        ScorerError: A scorer cannot be used at all.
     """
     segments = [segment(document.text) for _, document in chunk.documents]
-    found: list[Sequence[Score] | str]
+    ends = [list(accumulate(map(len, pieces))) for pieces in segments]
+    return {name: _score_chunk(chunk, segments, ends, scorers[name]) for name in chunk.scorers}
+
+
+Values = tuple[list[float | None], list[tuple[Span, ...]]]
+"""Score and spans of each segment of a document."""
+
+
+def _score_chunk(
+    chunk: Chunk, segments: Sequence[list[str]], ends: Sequence[list[int]], scorer: Scorer
+) -> Scored:
+    found: list[Values | str]
     try:
         found = [_checked(*pair) for pair in zip(segments, scorer.score(segments), strict=True)]
     except ScorerError:
         raise
     except _FAILURES:
         found = [_score_alone(pieces, scorer) for pieces in segments]
-    annotations: list[Annotation] = []
-    failed: list[tuple[int, str]] = []
-    for (row, document), pieces, scores in zip(chunk.documents, segments, found, strict=True):
-        if isinstance(scores, str):
-            failed.append((row, f"scorer {scorer.name}: {scores}"))
-            continue
-        ends = list(accumulate(map(len, pieces)))
-        values = [None if score.value is None else float(score.value) for score in scores]
-        spans = [score.spans for score in scores]
-        annotations.append(Annotation(row, document.id, ends, values, spans))
-    return Scored(annotations, failed, chunk.documents[-1][0] + 1, chunk.position)
+    scored = Scored([], [])
+    for (row, document), document_ends, values in zip(chunk.documents, ends, found, strict=True):
+        if isinstance(values, str):
+            scored.failed.append((row, f"scorer {scorer.name}: {values}"))
+        else:
+            scored.annotations.append(Annotation(row, document.id, document.source, document_ends, *values))
+    return scored
 
 
-def _score_alone(segments: Sequence[str], scorer: Scorer) -> Sequence[Score] | str:
+def _score_alone(segments: Sequence[str], scorer: Scorer) -> Values | str:
     """The scores of one document, or why there are none."""
     try:
         (scores,) = scorer.score([segments])
@@ -121,7 +134,7 @@ def _score_alone(segments: Sequence[str], scorer: Scorer) -> Sequence[Score] | s
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def _checked(segments: Sequence[str], scores: Sequence[Score]) -> Sequence[Score]:
+def _checked(segments: Sequence[str], scores: Sequence[Score]) -> Values:
     """The scores of a document.
 
     Raises:
@@ -129,41 +142,64 @@ def _checked(segments: Sequence[str], scores: Sequence[Score]) -> Sequence[Score
     """
     if len(scores) != len(segments):
         raise ValueError(f"{len(scores)} scores for {len(segments)} segments")
-    for segment, score in zip(segments, scores, strict=True):
-        value = score.value
-        if value is not None and not (isinstance(value, Real) and 0 <= value <= LARGEST_SCORE):
-            raise ValueError(f"the score {value} is not a number of 0 or more that fits float32")
-        for span in score.spans:
-            if not isinstance(span.label, str):
-                raise TypeError(f"{span} has a label that is not text")
-            if not 0 <= index(span.start) <= index(span.end) <= len(segment):
-                raise ValueError(f"{span} is outside of its segment of {len(segment)} characters")
-    return scores
+    values: list[Any] = [score.value for score in scores]
+    # Nearly always all are right, and told at once; to look at each takes longer than all else here.
+    if set(map(type, values)) != {float} or not (min(values) >= 0 and sum(values) <= LARGEST_SCORE):
+        values = [_value(value) for value in values]
+    spans = [score.spans for score in scores]
+    if any(spans):
+        for segment, found in zip(segments, spans, strict=True):
+            _check_spans(found, segment)
+    return values, spans
+
+
+def _value(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, Real) and 0 <= value <= LARGEST_SCORE:  # type: ignore[operator]
+        return float(value)
+    raise ValueError(f"the score {value} is not a number of 0 or more that fits float32")
+
+
+def _check_spans(spans: Sequence[Span], segment: str) -> None:
+    for span in spans:
+        if not isinstance(span.label, str):
+            raise TypeError(f"{span} has a label that is not text")
+        if not 0 <= index(span.start) <= index(span.end) <= len(segment):
+            raise ValueError(f"{span} is outside of its segment of {len(segment)} characters")
 
 
 class Scoring:
     """Scores chunks of documents, in this process or in several, and gives them back in order.
 
     Args:
-        scorer: The scorer of this process.
-        scorer_config: How other processes build theirs.
+        scorers: The scorers of this process, by the name of their scores.
+        configs: How other processes build theirs.
         segmenter_config: How documents are cut.
-        processes: How many; 0 for one a core.
+        processes: How many; 0 for one a GPU if a scorer computes on GPUs, and else one a core.
+
+    Attributes:
+        most_waiting: How many chunks are being scored, or wait for it, at a time.
     """
 
     def __init__(
-        self, scorer: Scorer, scorer_config: ScorerConfig, segmenter_config: SegmenterConfig, processes: int
+        self,
+        scorers: Mapping[str, Scorer],
+        configs: Mapping[str, ScorerConfig],
+        segmenter_config: SegmenterConfig,
+        processes: int,
     ):
-        processes = processes or num_cores()
-        self._scorer, self._segment = scorer, segmenter(segmenter_config)
-        self._most_waiting = 3 * processes
-        self._failures = 0  # documents in a row that failed, over shards
+        gpus = _visible_gpus() if any(scorer.device == "cuda" for scorer in scorers.values()) else []
+        processes = processes or len(gpus) or num_cores()
+        self.most_waiting = 2 * processes if processes > 1 else 1
+        self._scorers, self._segment = scorers, segmenter(segmenter_config)
+        self._failures = dict.fromkeys(scorers, 0)  # documents in a row that failed, over shards
         self._others = set(multiprocessing.active_children())
         self._pool: ProcessPoolExecutor | None = None
         if processes > 1:
-            self._pool = ProcessPoolExecutor(
-                processes, multiprocessing.get_context("spawn"), _start, (scorer_config, segmenter_config)
-            )
+            context = multiprocessing.get_context("spawn")
+            arguments = (dict(configs), segmenter_config, context.Value("i", 0), processes, gpus)
+            self._pool = ProcessPoolExecutor(processes, context, _start, arguments)
 
     def __enter__(self) -> Scoring:
         return self
@@ -178,47 +214,52 @@ class Scoring:
                 child.terminate()
         self._pool.shutdown(cancel_futures=True)
 
-    def run(self, chunks: Iterable[Chunk]) -> Iterator[Scored]:
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Scored]]]:
         """Scores each chunk; a few are read ahead.
 
         A chunk whose last documents failed is held back until a later one is scored: if the scorer broke
         there, they are not given up, and the same command goes on with them.
 
         Raises:
-            PhfError: The scorer is broken or cannot be used, or a process was killed.
+            PhfError: A scorer is broken or cannot be used, or a process was killed.
         """
-        held: list[Scored] = []
+        held: list[tuple[Chunk, dict[str, Scored]]] = []
         try:
-            for scored in self._scored(chunks):
-                held.append(scored)
-                last = scored.annotations[-1].row if scored.annotations else -1
-                failures = sum(row > last for row, _ in scored.failed)
-                self._failures = failures if scored.annotations else self._failures + failures
-                if self._failures >= _MOST_FAILURES:
-                    raise PhfError(
-                        f"{scored.failed[-1][1]} (and so for {self._failures} documents in a row); once the "
-                        "scorer works again, the same command goes on from here"
-                    )
-                if not self._failures:
+            for chunk, by_scorer in self._scored(chunks):
+                held.append((chunk, by_scorer))
+                for name, scored in by_scorer.items():
+                    self._count_failures(name, scored)
+                if not any(self._failures.values()):
                     yield from held
                     held.clear()
         except ScorerError as error:
             raise PhfError(str(error)) from error
         yield from held
 
-    def _scored(self, chunks: Iterable[Chunk]) -> Iterator[Scored]:
+    def _count_failures(self, name: str, scored: Scored) -> None:
+        last = scored.annotations[-1].row if scored.annotations else -1
+        failures = sum(row > last for row, _ in scored.failed)
+        self._failures[name] = failures if scored.annotations else self._failures[name] + failures
+        if self._failures[name] >= _MOST_FAILURES:
+            raise PhfError(
+                f"{scored.failed[-1][1]} (and so for {self._failures[name]} documents in a row); once the "
+                "scorer works again, the same command goes on from here"
+            )
+
+    def _scored(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Scored]]]:
         if self._pool is None:
             for chunk in chunks:
-                yield score_chunk(chunk, self._scorer, self._segment)
+                yield chunk, score_chunk(chunk, self._scorers, self._segment)
             return
-        waiting: deque[Future[Scored]] = deque()
+        waiting: deque[tuple[Chunk, Future[dict[str, Scored]]]] = deque()
         try:
             for chunk in chunks:
-                waiting.append(self._pool.submit(_score, chunk))
-                if len(waiting) >= self._most_waiting:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                waiting.append((chunk, self._pool.submit(_score, chunk)))
+                if len(waiting) >= self.most_waiting:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for first, future in waiting:
+                yield first, future.result()
         except BrokenProcessPool as error:
             raise PhfError(
                 "a scoring process was killed (out of memory?); the same command goes on from here, "
@@ -231,14 +272,35 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_configs: tuple[ScorerConfig, SegmenterConfig]
-_built: tuple[Scorer, Segmenter] | None = None
+def _visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _start(scorer: ScorerConfig, segments: SegmenterConfig) -> None:
-    """Prepares a scoring process; the scorer is built with the first chunk, whose error is heard of."""
+_configs: tuple[Mapping[str, ScorerConfig], SegmenterConfig]
+_built: tuple[dict[str, Scorer], Segmenter] | None = None
+
+
+def _start(
+    scorers: Mapping[str, ScorerConfig],
+    segments: SegmenterConfig,
+    num_started: Any,
+    processes: int,
+    gpus: Sequence[str],
+) -> None:
+    """Prepares a scoring process; scorers are built with the first chunk, whose error is heard of."""
     global _configs
-    _configs = scorer, segments
+    _configs = scorers, segments
+    with num_started.get_lock():
+        number = num_started.value
+        num_started.value += 1
+    # Both are read when torch is first imported, which is later.
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // processes)))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -251,9 +313,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _score(chunk: Chunk) -> Scored:
+def _score(chunk: Chunk) -> dict[str, Scored]:
     global _built
     if _built is None:
-        scorer, segments = _configs
-        _built = load_scorer(scorer.name, **scorer.options), segmenter(segments)
+        configs, segments = _configs
+        scorers = {name: load_scorer(config.name, **config.options) for name, config in configs.items()}
+        _built = scorers, segmenter(segments)
     return score_chunk(chunk, *_built)

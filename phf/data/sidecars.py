@@ -12,8 +12,8 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,9 @@ from phf.data.locks import lock
 from phf.data.scoring import Annotation
 from phf.errors import PhfError
 
-PART_DOCUMENTS = 1000
+PART_DOCUMENTS = 500
 PART_SECONDS = 20.0
+_PARTS_PER_ROW_GROUP = 20
 
 _SPAN = pa.struct(
     [("segment", pa.int32()), ("start", pa.int32()), ("end", pa.int32()), ("label", pa.string())]
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
         ("id", pa.string()),
+        ("source", pa.string()),
         ("segment_ends", pa.list_(pa.int32())),
         ("scores", pa.list_(pa.float32())),
         ("spans", pa.list_(_SPAN)),
@@ -89,7 +91,7 @@ class SidecarWriter:
             self.next_row = state["next_row"]
             self.bad += [BadRow(**row) for row in state["bad"]]
         self._number = len(self._finished())
-        self._rows: list[dict[str, Any]] = []
+        self._annotations: list[Annotation] = []
         self._new_bad: list[BadRow] = []
         self._since = time.monotonic()
 
@@ -97,6 +99,10 @@ class SidecarWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets another process write the shard; what has not been saved is lost."""
         self._lock.close()
 
     def _finished(self) -> list[Path]:
@@ -110,9 +116,9 @@ class SidecarWriter:
             bad: The bad rows.
             next_row: All rows before it have been dealt with.
         """
-        if len(self._rows) + len(annotations) > PART_DOCUMENTS:
+        if len(self._annotations) + len(annotations) > PART_DOCUMENTS:
             self.save()
-        self._rows += map(_fields, annotations)
+        self._annotations += annotations
         self._new_bad += bad
         self.bad += bad
         self.next_row = next_row
@@ -122,12 +128,12 @@ class SidecarWriter:
     def save(self) -> None:
         """Writes what has been added since the last part as another one."""
         state = {"next_row": self.next_row, "bad": [asdict(row) for row in self._new_bad]}
-        table = pa.Table.from_pylist(self._rows, SCHEMA).replace_schema_metadata({_META: json.dumps(state)})
+        table = _table(self._annotations).replace_schema_metadata({_META: json.dumps(state)})
         part = self._parts / f"{self._number:09d}.parquet"
         pq.write_table(table, part.with_suffix(".tmp"), compression="zstd")
         part.with_suffix(".tmp").replace(part)
         self._number += 1
-        self._rows, self._new_bad = [], []
+        self._annotations, self._new_bad = [], []
         self._since = time.monotonic()
 
     def finish(self) -> None:
@@ -135,8 +141,10 @@ class SidecarWriter:
         self.save()
         temporary = self._parts / "whole.tmp"
         with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-            for part in self._finished():
-                writer.write_table(pq.read_table(part))
+            parts = self._finished()
+            for start in range(0, len(parts), _PARTS_PER_ROW_GROUP):
+                group = parts[start : start + _PARTS_PER_ROW_GROUP]
+                writer.write_table(pa.concat_tables(map(pq.read_table, group)))
         self.list_bad(self.bad)
         temporary.replace(sidecar_path(self._folder, self._shard))
         clean_up(self._folder, self._shard)
@@ -152,19 +160,35 @@ class SidecarWriter:
         return temporary.replace(path)
 
 
-def _fields(annotation: Annotation) -> dict[str, Any]:
-    """An annotation as a row of `SCHEMA`."""
-    return {
-        "row": annotation.row,
-        "id": _encodable(annotation.id),
-        "segment_ends": annotation.segment_ends,
-        "scores": annotation.scores,
-        "spans": [
-            {"segment": i, "start": span.start, "end": span.end, "label": _encodable(span.label)}
-            for i, spans in enumerate(annotation.spans)
-            for span in spans
-        ],
-    }
+def _table(annotations: Sequence[Annotation]) -> pa.Table:
+    """Annotations as rows of `SCHEMA`, built column by column: a third of the time of row by row."""
+    spans = [
+        [(i, span) for i, spans in enumerate(annotation.spans) for span in spans]
+        for annotation in annotations
+    ]
+    fields = [
+        [i for row in spans for i, _ in row],
+        [span.start for row in spans for _, span in row],
+        [span.end for row in spans for _, span in row],
+        [_encodable(span.label) for row in spans for _, span in row],
+    ]
+    columns = [
+        pa.array([annotation.row for annotation in annotations], pa.int64()),
+        pa.array([_encodable(annotation.id) for annotation in annotations], pa.string()),
+        pa.array(
+            [annotation.source and _encodable(annotation.source) for annotation in annotations], pa.string()
+        ),
+        pa.array([annotation.segment_ends for annotation in annotations], SCHEMA.field("segment_ends").type),
+        pa.array([annotation.scores for annotation in annotations], SCHEMA.field("scores").type),
+        pa.ListArray.from_arrays(
+            pa.array([0, *accumulate(map(len, spans))], pa.int32()),
+            pa.StructArray.from_arrays(
+                [pa.array(values, field.type) for values, field in zip(fields, _SPAN, strict=True)],
+                fields=list(_SPAN),
+            ),
+        ),
+    ]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def _encodable(text: str) -> str:

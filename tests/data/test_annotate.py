@@ -17,6 +17,7 @@ import pytest
 from phf.config import Config, load_config
 from phf.data import scoring, sidecars
 from phf.data.annotate import annotate
+from phf.data.documents import Shard
 from phf.data.scoring import Chunk, score_chunk
 from phf.errors import ConfigError, PhfError
 from scorers import load_scorer
@@ -42,6 +43,18 @@ ODD_SCORERS = '''
                 with open(self.log, "a") as file:
                     file.write("".join(segments))
             return [Score(None if "?" in s else float(len(s)), (Span(0, 1, "first"),)) for s in segments]
+
+    class Place(SegmentScorer):
+        """Where it is scored: the number of the GPU, or of threads."""
+        name, version, measures = "place", "1", "a number"
+
+        def __init__(self, device: str = "cpu"):
+            self.device = device
+
+        def score_segments(self, segments):
+            time.sleep(0.2)
+            variable = "CUDA_VISIBLE_DEVICES" if self.device == "cuda" else "OMP_NUM_THREADS"
+            return [Score(float(os.environ[variable])) for _ in segments]
 
     class Odd(Scorer):
         """Does to each document what its text says."""
@@ -146,6 +159,7 @@ def test_a_sidecar_has_segments_scores_and_spans(corpus):
     assert [str(field.type) for field in table.schema] == [
         "int64",
         "string",
+        "string",
         "list<element: int32>",
         "list<element: float>",
         "list<element: struct<segment: int32, start: int32, end: int32, label: string>>",
@@ -154,11 +168,12 @@ def test_a_sidecar_has_segments_scores_and_spans(corpus):
     assert first == {
         "row": 0,
         "id": "a.jsonl:0",
+        "source": None,
         "segment_ends": [4, 10],
         "scores": [0.25, 0.0],
         "spans": [{"segment": 0, "start": 1, "end": 2, "label": "E225"}],
     }
-    assert empty == {"row": 1, "id": "nothing", "segment_ends": [], "scores": [], "spans": []}
+    assert empty == {"row": 1, "id": "nothing", "source": None, "segment_ends": [], "scores": [], "spans": []}
     assert (last["row"], last["segment_ends"], last["scores"]) == (3, [8, 13], [0.125, 0.0])
     assert bad_rows(config) == [("a.jsonl", 2, "no field 'text', only 'no'")]
     assert manifest == json.loads((folder(config) / "manifest.json").read_text())
@@ -227,7 +242,7 @@ def test_what_is_done_is_not_done_again(corpus, tmp_path):
 @pytest.mark.parametrize("stop_after", [1, 2, 7, 30])
 def test_a_shard_goes_on_after_its_last_part(corpus, tmp_path, monkeypatch, stop_after):
     monkeypatch.setattr(sidecars, "PART_DOCUMENTS", 70)
-    monkeypatch.setattr("phf.data.annotate._CHUNK_DOCUMENTS", 10)
+    monkeypatch.setattr("phf.data.annotate._UNWRITTEN_DOCUMENTS", 10)
     rows_of = [{"no": i} if i % 7 == 3 else f"document {i}\n" for i in range(300)]
     whole = corpus({"a": rows_of}, f"annotations.path={tmp_path / 'whole'}")
     annotate(whole)
@@ -267,7 +282,7 @@ import sys
 from phf.config import load_config
 from phf.data import annotate, sidecars
 if __name__ == "__main__":
-    sidecars.PART_DOCUMENTS, annotate._CHUNK_DOCUMENTS = 12, 4
+    sidecars.PART_DOCUMENTS, annotate._UNWRITTEN_DOCUMENTS = 12, 8
     annotate.annotate(load_config(sys.argv[1:]))
 """
 
@@ -476,7 +491,7 @@ def test_a_scorer_that_breaks_stops_it_and_no_document_is_given_up(
     corpus, tmp_path, monkeypatch, processes, shards, count
 ):
     monkeypatch.setattr(sidecars, "PART_SECONDS", -1.0)
-    monkeypatch.setattr("phf.data.annotate._CHUNK_DOCUMENTS", 10)
+    monkeypatch.setattr("phf.data.annotate._UNWRITTEN_DOCUMENTS", 10 if processes == 1 else 40)
     texts = {f"s{i}": [f"{i} {j}\n" for j in range(count)] for i in range(shards)}
     options = [f"scorer.options.file={tmp_path / 'works'}", "scorer.options.calls=3"]
     config = corpus(texts, *options, f"annotations.processes={processes}", scorer="Broken")
@@ -568,13 +583,64 @@ def test_lines_tell_the_progress_where_there_is_no_terminal(corpus, caplog, monk
     assert lines[-1].endswith(", 0:00:00 left")
 
 
+def test_several_scorers_read_the_documents_once(corpus, tmp_path, monkeypatch):
+    reads = []
+    monkeypatch.setattr(
+        "phf.data.documents.Shard.read", lambda *a, read=Shard.read: reads.append(a) or read(*a)
+    )
+    monkeypatch.setattr("phf.data.annotate._UNWRITTEN_DOCUMENTS", 10)
+    monkeypatch.setattr(sidecars, "PART_DOCUMENTS", 20)
+    shards = {"a": [{"no": 1}, *["x=1\n", "raise\n", "yes?\n"] * 20, {"no": 2}], "b": ["x = 1\n"]}
+    names = ["odd_scorers:Odd", "odd_scorers:Length", "pep8"]
+    alone = []
+    for name in names:
+        config = corpus(shards, f"annotations.path={tmp_path / 'alone'}", f"scorer.name={name}")
+        annotate(config)
+        alone.append((rows(config), bad_rows(config)))
+    # One of them has some of the first shard already, and another all of it.
+    with monkeypatch.context() as patch:
+        patch.setattr(sidecars.SidecarWriter, "finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            annotate(corpus({}, f"scorer.name={names[1]}"))
+    annotate(corpus({}, "annotations.parts=2", "scorer.name=pep8"))
+    reads.clear()
+    config = corpus({}, f"scorer.name={names[0]}", f"annotations.also=[{{name: {names[1]}}},{{name: pep8}}]")
+    manifest = annotate(config)
+    assert len(reads) == 2
+    assert manifest["scorer"]["name"] == names[0]
+    for name, expected in zip(names, alone, strict=True):
+        config.scorer.name = name
+        assert (rows(config), bad_rows(config)) == expected
+
+
+def test_two_scorers_of_one_name_need_a_column(corpus):
+    with pytest.raises(ConfigError, match="two scorers keep their scores as pep8: give one of them another"):
+        corpus({}, "annotations.also=[{name: pep8}]", scorer="pep8")
+    corpus({}, "annotations.also=[{name: pep8, column: strict}]", scorer="pep8")
+
+
+@pytest.mark.parametrize(
+    ("device", "places"), [("cpu", {max(1, scoring.num_cores() // 2)}), ("cuda", {3, 5})]
+)
+def test_a_scoring_process_has_cores_or_a_gpu_of_its_own(corpus, monkeypatch, device, places):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("phf.data.annotate._UNWRITTEN_DOCUMENTS", 1)
+    processes = 0 if device == "cuda" else 2
+    options = f"scorer.options.device={device}", f"annotations.processes={processes}"
+    config = corpus({"a": [f"{i}\n" for i in range(30)]}, *options, scorer="Place")
+    annotate(config)
+    assert {score for row in rows(config)["a.jsonl.parquet"] for score in row["scores"]} == places
+
+
 def test_a_chunk_is_scored_as_its_documents_are(corpus):
     corpus()
     from phf.data.documents import Document
 
     scorer = load_scorer("odd_scorers:Odd")
     documents = [(i, Document(str(i), text)) for i, text in enumerate(["a", "raise", "b", "nan"], 5)]
-    scored = score_chunk(Chunk(documents, 0), scorer, lambda text: [text])
+    chunk = Chunk(documents, ["odd"], 0)
+    scored = score_chunk(chunk, {"odd": scorer, "idle": scorer}, lambda text: [text]).pop("odd")
     assert [annotation.row for annotation in scored.annotations] == [5, 7]
     assert [row for row, _ in scored.failed] == [6, 8]
-    assert scored.next_row == 9
+    assert chunk.next_row == 9

@@ -13,7 +13,7 @@ from scorers import Span
 
 
 def annotation(row: int) -> Annotation:
-    return Annotation(row, f"id {row}", [1, 3], [float(row), None], [(Span(0, 1, "A"),), ()])
+    return Annotation(row, f"id {row}", None, [1, 3], [float(row), None], [(Span(0, 1, "A"),), ()])
 
 
 def test_what_is_added_is_in_the_sidecar(tmp_path):
@@ -89,10 +89,10 @@ def test_a_shard_has_one_writer(tmp_path):
 
 
 def test_half_of_a_surrogate_pair_is_replaced(tmp_path):
-    odd = Annotation(0, "\ud800", [1], [1.0], [(Span(0, 1, "\udfff"),)])
+    odd = Annotation(0, "\ud800", "\udc00", [1], [1.0], [(Span(0, 1, "\udfff"),)])
     with SidecarWriter(tmp_path, "a") as writer:
         writer.add([odd], [BadRow("a", 1, "\ud800")], 2)
         writer.finish()
     (row,) = pq.read_table(sidecar_path(tmp_path, "a")).to_pylist()
-    assert (row["id"], row["spans"][0]["label"]) == ("?", "?")
+    assert (row["id"], row["source"], row["spans"][0]["label"]) == ("?", "?", "?")
     assert first_bad(tmp_path, "a") == BadRow("a", 1, "\ud800")
