@@ -41,7 +41,8 @@ def test_what_is_remembered_has_a_limit(monkeypatch):
 
 def test_a_wrong_number_of_scores_is_an_error_and_not_remembered(monkeypatch):
     scorer = Counting()
-    with monkeypatch.context() as patch, pytest.raises(ValueError, match="0 scores for 2 segments"):
+    with monkeypatch.context() as patch:
         patch.setattr(scorer, "score_segments", lambda segments: [])
-        scorer.score([["a", "b"]])
+        with pytest.raises(ValueError, match="0 scores for 2 segments"):
+            scorer.score([["a", "b"]])
     assert values(scorer.score([["a", "b"]])) == [[1, 1]]
