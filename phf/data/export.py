@@ -8,6 +8,7 @@ of the same names with `_` and the scorer's name behind.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,9 +55,9 @@ def export(
     """
     if config.documents.format == "scored":
         raise ConfigError("documents.format=scored: these documents are in the format of the export already")
+    shards = list_shards(config.documents, leave_out=outputs(config))
     if output is not None:
         _check_output(output, Path(str(config.documents.path)))
-    shards = list_shards(config.documents, leave_out=outputs(config))
     first = config.scorer.key
     found = find_annotations(config.annotations.path, shards, wanted=first)
     scorers = [first, *(name for name in found if name != first)]
@@ -88,16 +89,18 @@ def _create_repository(hub: str, private: bool) -> None:
     """Makes sure that the dataset can be uploaded, before it is made.
 
     Raises:
-        ConfigError: It shall be private, and is public already.
+        ConfigError: There is no token, or the dataset shall be private and is public already.
         PhfError: It cannot be created.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
 
+    if get_token() is None:
+        raise ConfigError("--push-to-hub: no token of the hub: run `hf auth login`, or set HF_TOKEN")
     api = HfApi()
     try:
         api.create_repo(hub, repo_type="dataset", private=private or None, exist_ok=True)
         is_private = api.dataset_info(hub).private
-    except Exception as error:  # a name that is none, no token, no network, ...
+    except Exception as error:  # a name that is none, a token without the right, no network, ...
         raise _refused(hub, error) from error
     if private and not is_private:
         raise ConfigError(f"--private: the dataset {hub} is public already: make it private on the hub first")
@@ -105,13 +108,18 @@ def _create_repository(hub: str, private: bool) -> None:
 
 def _refused(hub: str, error: Exception) -> PhfError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return PhfError(f"--push-to-hub: cannot upload to {hub}: {reason:.300} (`hf auth login` gives access)")
+    return PhfError(f"--push-to-hub: cannot upload to {hub}: {reason:.300}")
 
 
 def _publish(folder: Path, output: Path | None, hub: str | None) -> None:
     """Puts the rows in a folder into their final format and place."""
     import datasets
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    datasets.logging.set_verbosity_error()  # it warns where there is only one file to upload
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+        disable_progress_bars()
     dataset = datasets.Dataset.from_file(str(folder / "rows.arrow"), split=datasets.Split.TRAIN)
     if output is not None:
         finished = folder / "finished"
