@@ -55,7 +55,7 @@ def house_style() -> Iterator[None]:
 
 
 def percent() -> Any:
-    """Labels shares of an axis as percentages."""
-    from matplotlib.ticker import PercentFormatter
+    """Labels shares of an axis as percentages, with as many decimals as they need."""
+    from matplotlib.ticker import FuncFormatter
 
-    return PercentFormatter(1.0, decimals=0, symbol=" %")
+    return FuncFormatter(lambda share, _: f"{100 * share:.3g} %")
