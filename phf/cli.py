@@ -68,6 +68,11 @@ def _annotate(arguments: argparse.Namespace) -> int | None:
 
         export(config, arguments.export, arguments.push_to_hub, arguments.private)
         return 0
+    if arguments.status or arguments.statistics:
+        from phf.data.tables import show
+
+        show(config, arguments.status)
+        return 0
     from phf.data.annotate import annotate
 
     annotate(config)
@@ -260,6 +265,10 @@ def _add_arguments(verb: argparse.ArgumentParser, name: str) -> None:
             "--push-to-hub", metavar="NAME", help="upload them as a dataset of the Hugging Face hub"
         )
         verb.add_argument("--private", action="store_true", help="only you may see it there")
+        verb.add_argument("--status", action="store_true", help="show how far it has come, and what failed")
+        verb.add_argument(
+            "--statistics", action="store_true", help="show what the scores are like, and the worst segments"
+        )
     elif name == "tokenize":
         verb.add_argument(
             "--train-tokenizer", action="store_true", help="train one on the documents (tokenizer.train=true)"
