@@ -85,12 +85,13 @@ def print_statistics(found: Mapping[str, Any], console: Console) -> None:
 
 def _by_source(found: Mapping[str, Any]) -> Table:
     thresholds, sources = found["above"], found["sources"]
-    table = _table("Source", "Documents", "Segments", "Unscored", "Mean", *(f"% > {t}" for t in thresholds))
+    counts = ["documents", "segments", "unscored"][: 3 if found["unscored"] else 2]
+    table = _table("Source", *map(str.title, counts), "Mean", *(f"% > {t}" for t in thresholds))
     table.caption = "% >: of the segments / of their characters that score above"
     for name, group in [("all", found), *((s["source"], s) for s in sources[:_MOST_SOURCES])]:
         table.add_row(
             Text("(none)" if name is None else _shorten(name, 24)),
-            *(f"{group[count]:,}" for count in ("documents", "segments", "unscored")),
+            *(f"{group[count]:,}" for count in counts),
             _number(group["mean"]),
             *(" / ".join(map(_percent, group["above"][t].values())) for t in thresholds),
         )
@@ -105,7 +106,7 @@ def _table(*heads: str) -> Table:
         if head in ("Source", "Document", "Labels", "Worst segments"):
             table.add_column(head, overflow="fold", min_width=10)
         else:
-            table.add_column(head, justify="right", no_wrap=True)
+            table.add_column(head, justify="right", no_wrap=not head.startswith("%"))
     return table
 
 
