@@ -48,18 +48,21 @@ def score_hits(segments: Sequence[str], lines: Sequence[str], hits: Iterable[Hit
     """
     line_ends = list(accumulate(map(len, lines)))
     segment_ends = list(accumulate(map(len, segments)))
-    spans: list[list[Span]] = [[] for _ in segments]
+    spans: dict[int, list[Span]] = {}
     for line, column, code in sorted(hits):
         line = min(max(line, 1), len(lines))
         first = line_ends[line - 1] - len(lines[line - 1])
         place = min(first + max(column, 0), line_ends[line - 1] - 1)
         segment = bisect_right(segment_ends, place)
         start = place - (segment_ends[segment] - len(segments[segment]))
-        spans[segment].append(Span(start, start + 1, code))
-    return [
-        Score(len(found) / max(1, len(segment)), tuple(found))
-        for found, segment in zip(spans, segments, strict=True)
-    ]
+        spans.setdefault(segment, []).append(Span(start, start + 1, code))
+    scores = [_CLEAN] * len(segments)
+    for segment, found in spans.items():
+        scores[segment] = Score(len(found) / max(1, len(segments[segment])), tuple(found))
+    return scores
+
+
+_CLEAN = Score(0.0)
 
 
 class Pep8(Scorer):
@@ -83,6 +86,7 @@ class Pep8(Scorer):
     measures = "PEP8 violations a character"
     range = (0.0, float("inf"))
     speed = "medium"
+    unit = "line"
 
     def __init__(self, max_line_length: int = 79, ignore: Sequence[str] = _DEFAULT_IGNORE):
         if not isinstance(max_line_length, int) or max_line_length < 1:
@@ -109,8 +113,10 @@ class Pep8(Scorer):
         return [self._score_document(segments) for segments in documents]
 
     def _score_document(self, segments: Sequence[str]) -> list[Score]:
-        lines = lines_of("".join(segments))
-        hits, num_checked = self._check([_neutral(line) for line in lines])
+        text = "".join(segments)
+        lines = lines_of(text)
+        harmless = not _NOQA.search(text) and max(map(len, lines), default=0) <= _MAX_LINE_CHARS
+        hits, num_checked = self._check(lines if harmless else [_neutral(line) for line in lines])
         checked = sum(map(len, lines[:num_checked]))
         scores = score_hits(segments, lines, hits)
         ends = accumulate(map(len, segments))
@@ -204,7 +210,8 @@ class _Report:
 def _options(max_line_length: int, ignore: tuple[str, ...]) -> Any:
     """All that a checker asks for, spelled out: the library itself would read the user's configuration."""
     guide = pycodestyle.StyleGuide.__new__(pycodestyle.StyleGuide)
-    guide.options = SimpleNamespace(select=(), ignore=ignore)
+    # Without a limit for doc strings their check (W505) would find nothing.
+    guide.options = SimpleNamespace(select=(), ignore=(*ignore, "W505"))
     return SimpleNamespace(
         physical_checks=guide.get_checks("physical_line"),
         logical_checks=guide.get_checks("logical_line"),

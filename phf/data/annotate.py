@@ -44,10 +44,10 @@ def annotate(config: Config) -> dict[str, Any]:
         raise ConfigError(
             "documents.format=scored: these documents bring their scores; go straight to `phf tokenize`"
         )
-    shards = list_shards(config.documents, leave_out=outputs(config))
-    mine = shards[config.annotations.part :: config.annotations.parts]
     configs = config.scorers()
     scorers = {name: load_scorer(scorer.name, **scorer.options) for name, scorer in configs.items()}
+    shards = list_shards(config.documents, leave_out=outputs(config))
+    mine = shards[config.annotations.part :: config.annotations.parts]
     annotators = [_Annotator(config, name, scorer, shards, mine) for name, scorer in scorers.items()]
     done = [shard for shard in mine if all(shard.name in annotator.done for annotator in annotators)]
     if len(done) < len(mine):
