@@ -124,7 +124,8 @@ def num_segments(metadata: pq.FileMetaData) -> int:
     for group in range(metadata.num_row_groups):
         columns = map(metadata.row_group(group).column, range(metadata.num_columns))
         ends = next(column for column in columns if column.path_in_schema.startswith("segment_ends"))
-        total += ends.num_values - ends.statistics.null_count  # a document without a segment is a null
+        if ends.num_values:  # without any there are no statistics; a document without a segment is a null
+            total += ends.num_values - ends.statistics.null_count
     return total
 
 
@@ -165,7 +166,7 @@ def _read_shard(folder: Path, name: str) -> _Shard | None:
     path = sidecar_path(folder, name)
     if not path.is_file():
         return None
-    metadata = _read_metadata(path)
+    metadata = _read_metadata(path, delete=path)
     rows = metadata.num_rows + len(listed)
     bad = list(listed.values())[-_FAILURES:]
     return _Shard(True, rows, num_segments(metadata), len(listed), bad, [(path.stat().st_mtime, rows)])
@@ -180,7 +181,7 @@ def _read_parts(folder: Path, listed: dict[int, BadRow]) -> _Shard | None:
     begun = (folder / "lock").stat().st_mtime  # of the process that is at it, or was the last one
     steps = [(begun, 0)]
     for part in sorted(folder.glob("*.parquet")):
-        metadata = _read_metadata(part)
+        metadata = _read_metadata(part, delete=folder)
         new = json.loads(metadata.metadata[b"phf"])["bad"]
         bad |= {row["row"]: BadRow(**row) for row in new}
         rows += metadata.num_rows
@@ -191,11 +192,11 @@ def _read_parts(folder: Path, listed: dict[int, BadRow]) -> _Shard | None:
     return _Shard(False, rows + len(bad), segments, len(bad), list(bad.values())[-_FAILURES:], steps)
 
 
-def _read_metadata(path: Path) -> pq.FileMetaData:
+def _read_metadata(path: Path, delete: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
     except pa.ArrowException as error:
-        raise PhfError(f"{path} is broken: delete it, and its shard is scored again") from error
+        raise PhfError(f"{path} is broken: delete {delete}, and its shard is scored again") from error
 
 
 def _read_bad(path: Path) -> dict[int, BadRow]:
