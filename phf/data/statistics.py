@@ -213,15 +213,17 @@ def _quantile(scores: NDArray[np.float32], share: float) -> float:
     return float(scores[bisect_left(counts, share, key=lambda count: count / len(scores))])
 
 
-def _curve(scores: NDArray[np.float32]) -> list[tuple[float, float]]:
-    """Points of the curve of scores and the share of ascending scores above them; some are close to 0."""
-    if not len(scores):
-        return []
+def _curve(scores: NDArray[np.float32]) -> list[list[float]]:
+    """The share of ascending scores above a score, as a curve: where it falls, and what it falls to.
+
+    A fall between two of some hundred points is put to the upper one; the last one is the highest score.
+    """
     positive = scores[np.searchsorted(scores, 0, side="right") :]
     if not len(positive):
-        return [(0.0, 0.0)]
+        return []
     low, high = float(positive[0]), float(positive[-1])
-    points = np.linspace(0, high, _CURVE_POINTS), np.geomspace(low, high, _CURVE_POINTS), [low, high]
+    points = [0.0, low, high], np.linspace(0, high, _CURVE_POINTS), np.geomspace(low, high, _CURVE_POINTS)
     x = np.unique(np.concatenate(points).astype(np.float32))
     above = 1 - np.searchsorted(scores, x, side="right") / len(scores)
-    return list(zip(x.tolist(), above.tolist(), strict=True))
+    falls = np.diff(above, prepend=2) < 0
+    return np.stack([x, above], axis=1)[falls].tolist()

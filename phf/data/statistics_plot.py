@@ -41,19 +41,20 @@ def _spread(axes: Axes, statistics: Mapping[str, Any]) -> None:
     measures = statistics["measures"]
     axes.set_title(textwrap.fill(f"Share of segments that score above ({statistics['scorer']})", 54))
     axes.set_xlabel(textwrap.fill(measures[:1].upper() + measures[1:], 54))
-    curve = [(score, share) for score, share in statistics["share_above"] if share > 0]
-    if not curve:
+    if not statistics["share_above"]:
         axes.text(0.5, 0.5, "No score is above 0", ha="center", color=MUTED, transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
-    axes.step(*zip(*curve, strict=True), where="post", color=COLOURS[0])
+    scores, shares = zip(*statistics["share_above"], strict=True)
+    last = shares[-2]  # above the highest score there is none, which a logarithm cannot show
+    axes.step(scores, [*shares[:-1], last], where="post", color=COLOURS[0])
     if 0 < statistics["quantiles"]["0.99"] * _LOG_RATIO < statistics["max"]:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=6))
         axes.xaxis.set_major_formatter("{x:g}")
     else:
         axes.set_xlim(left=0)
-    if curve[-1][1] < _LOG_SHARE:
+    if last < _LOG_SHARE:
         axes.set_yscale("log")
         axes.set_ylim(top=1)
     else:
