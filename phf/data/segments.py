@@ -77,11 +77,9 @@ def _pieces(segment: str, limit: int) -> Iterator[str]:
     """Pieces of at most `limit` characters, cut after white space where there is some."""
     start = 0
     while len(segment) - start > limit:
-        end = start + limit
-        while end > start and not segment[end - 1].isspace():
-            end -= 1
-        if end == start:  # one long word
-            end = start + limit
+        piece = segment[start : start + limit]
+        word = "" if piece[-1].isspace() else piece.rsplit(maxsplit=1)[-1]
+        end = start + limit - (len(word) if len(word) < limit else 0)  # one long word is cut anywhere
         yield segment[start:end]
         start = end
     yield segment[start:]
