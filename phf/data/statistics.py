@@ -218,7 +218,8 @@ def _curve(scores: NDArray[np.float32]) -> list[list[float]]:
 
     A fall between two of some hundred points is put to the upper one; the last one is the highest score.
     """
-    positive = scores[np.searchsorted(scores, 0, side="right") :]
+    # A zero of another type would make a copy of the scores.
+    positive = scores[np.searchsorted(scores, np.float32(0), side="right") :]
     if not len(positive):
         return []
     low, high = float(positive[0]), float(positive[-1])
