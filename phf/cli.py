@@ -156,6 +156,16 @@ def _scorers(arguments: argparse.Namespace) -> int | None:
     return 0
 
 
+def _try_scorer(arguments: argparse.Namespace) -> int | None:
+    from rich.console import Console
+
+    from phf.data.trial import try_scorer
+
+    text = sys.stdin.buffer.read() if arguments.text == "-" else os.fsencode(arguments.text)
+    try_scorer(arguments.scorer, text, arguments.config, arguments.segmenter, Console())
+    return 0
+
+
 def _quickstart(arguments: argparse.Namespace) -> int | None:
     arguments.config = [str(find_config("quickstart.yaml")), *arguments.config]
     config = _config(arguments)
@@ -211,7 +221,13 @@ phf report runs/* --output reports/today""",
         """phf export runs/conditional exported/conditional
 phf export runs/conditional exported/early --step 1000""",
     ),
-    "scorers": (_scorers, "list the scorers", "phf scorers"),
+    "scorers": (
+        _scorers,
+        "list the scorers, or try one on a text",
+        """phf scorers
+phf scorers try pii "Mail jo@example.com about it." mode=patterns
+phf scorers try pep8 - --segmenter line max_line_length=100 < setup.py""",
+    ),
     "quickstart": (
         _quickstart,
         "the whole way on a small embedded corpus: MLE against conditional training",
@@ -283,6 +299,26 @@ def _add_arguments(verb: argparse.ArgumentParser, name: str) -> None:
         verb.add_argument("run", metavar="RUN", help="a run folder")
         verb.add_argument("output", metavar="FOLDER", help="where to write")
         verb.add_argument("--step", type=int, help="which checkpoint (default: the latest)")
+    elif name == "scorers":
+        _add_try(verb.add_subparsers(title="actions", metavar="try"))
+
+
+def _add_try(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "show what a scorer says of each segment of a text, and why"
+    verb = actions.add_parser("try", help=summary, description=summary[0].upper() + summary[1:] + ".")
+    verb.set_defaults(verb=_try_scorer)
+    verb.add_argument("scorer", metavar="NAME", help="as scorer.name in a configuration")
+    verb.add_argument("text", metavar="TEXT", help="the text; - for standard input")
+    verb.add_argument("config", nargs="*", metavar="KEY=VALUE", help="options of the scorer")
+    verb.add_argument(
+        "--segmenter",
+        choices=("line", "sentence", "paragraph", "document"),
+        help="what gets a score of its own (default: lines for scorers of code, else sentences)",
+    )
+    # Without a default: it would overwrite what stands before `try`.
+    verb.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
 
 
 def _folders(arguments: Sequence[str], what: str, exactly: int | None = None) -> tuple[list[Path], list[str]]:

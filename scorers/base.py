@@ -64,6 +64,7 @@ class Scorer(ABC):
         range: Smallest and largest possible score; `inf` where there is no bound.
         speed: Sentences a second on a core of a CPU: `fast` (over ten thousand), `medium`, `slow` (under a
             hundred, a model that wants a GPU), or empty if it depends.
+        unit: The segments that suit it where nothing is said: `sentence`, or `line` for code.
         device: Where it computes. With `cuda` there is one scoring process a GPU, which sees no other, and
             else one a core.
     """
@@ -73,6 +74,7 @@ class Scorer(ABC):
     measures: ClassVar[str]
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     speed: ClassVar[str] = ""
+    unit: ClassVar[str] = "sentence"
     device: str = "cpu"
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:

@@ -92,9 +92,7 @@ def test_an_option_may_stand_anywhere(arguments, capsys):
     assert config.tokenizer.train
 
 
-@pytest.mark.parametrize(
-    "arguments", [["tokenize", "a=b", "--trian"], ["export", "a", "b", "c"], ["scorers", "pep8"]]
-)
+@pytest.mark.parametrize("arguments", [["tokenize", "a=b", "--trian"], ["export", "a", "b", "c"]])
 def test_an_argument_that_does_not_belong_there_is_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -122,6 +120,13 @@ def test_debug_shows_the_traceback(tmp_path):
 def test_print_config_prints_yaml_and_stops(capsys):
     assert main(["pretrain", "run.name=mine", "--print-config"]) == 0
     assert "folder: runs/mine" in capsys.readouterr().out
+
+
+def test_what_can_be_done_with_scorers_is_told(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["scorers", "pep8"])
+    assert stopped.value.code == 2
+    assert "invalid choice: 'pep8'" in capsys.readouterr().err
 
 
 def test_scorers_are_listed(capsys):

@@ -64,13 +64,13 @@ def test_the_commands_of_the_readme(walked):
 
 
 def test_the_scorer_of_ones_own(tmp_path):
-    """The class of docs/scorers.md, in a file, with the command beside it."""
+    """The class of docs/scorers.md, in a file, with the commands of that page."""
     page = ROOT / "docs" / "scorers.md"
     (tmp_path / "shouting.py").write_text(blocks(page, "python")[0])
     (tmp_path / "my-documents").mkdir()
     (tmp_path / "my-documents" / "a.txt").write_text("HELLO there. I SHOUT! 12.")
-    (command,) = commands(page)
-    run_phf(command, tmp_path)
+    outputs = [run_phf(command, tmp_path) for command in commands(page)]
+    assert "5:19 EMAIL_ADDRESS jo@example.com" in outputs[0]
     (sidecar,) = (tmp_path / "data").rglob("*.parquet")
     scores = pq.read_table(sidecar)["scores"].to_pylist()
     assert scores == [[pytest.approx(0.5), 1.0, None]]
