@@ -73,6 +73,11 @@ def _annotate(arguments: argparse.Namespace) -> int | None:
 
         show(config, arguments.status)
         return 0
+    if config.annotations.executor.name != "pool":
+        from phf.data.executors import annotate_in_tasks
+
+        annotate_in_tasks(config)
+        return 0
     from phf.data.annotate import annotate
 
     annotate(config)

@@ -128,6 +128,24 @@ class ScorerConfig:
 
 
 @dataclass
+class ExecutorConfig:
+    """Who runs the parts of the annotation."""
+
+    name: Literal["pool", "local", "slurm", "ray"] = "pool"
+    """`pool`: this call, for `part` alone. `local`, `slurm`, `ray`: datatrove's executor of that name, each
+    part as a task (extra `datatrove`)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword options of that executor."""
+
+    def __post_init__(self) -> None:
+        _check(
+            self.name != "pool" or not self.options,
+            f"annotations.executor.options: pool has none, and not {', '.join(self.options)}; set "
+            "annotations.executor.name",
+        )
+
+
+@dataclass
 class AnnotationsConfig:
     """The scores of every segment, kept beside the documents."""
 
@@ -141,6 +159,8 @@ class AnnotationsConfig:
     """Which part of the shards this call scores, from 0 (a job array's index)."""
     parts: int = 1
     """In how many parts the shards are divided (a job array's size)."""
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    """Who runs the parts; by default, this call runs one."""
 
     def __post_init__(self) -> None:
         self.path = _home(self.path)
@@ -148,6 +168,10 @@ class AnnotationsConfig:
         _check(self.parts >= 1, f"annotations.parts must be at least 1, not {self.parts}")
         _check(
             0 <= self.part < self.parts, f"annotations.part must lie in [0, {self.parts}), not {self.part}"
+        )
+        _check(
+            self.executor.name == "pool" or not self.part,
+            f"annotations.part={self.part}: annotations.executor.name={self.executor.name} runs every part",
         )
 
 
@@ -525,6 +549,8 @@ def _as_yaml(override: str) -> str:
         return f"{key}={json.dumps(value)}"
     if re.fullmatch(r"\d+(\.\d*)?[eE]\+?\d+", value) and float(value).is_integer():  # 1e9 tokens
         return f"{key}={int(float(value))}"
+    if re.fullmatch(r"\d+(:\d+)+", value):  # a time, and not YAML's number to the base 60
+        return f"{key}={json.dumps(value)}"
     return override
 
 
