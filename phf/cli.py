@@ -188,6 +188,7 @@ _VERBS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, str]] =
         "score every segment of the documents",
         """phf annotate configs/task/pep8.yaml documents.path=code/
 phf annotate documents.path='code/*.jsonl.gz' scorer.name=pep8 segmenter.name=line annotations.processes=8
+phf annotate configs/task/pep8.yaml documents.path=code/ --statistics
 phf annotate configs/task/pep8.yaml documents.path=code/ --export code-scored""",
     ),
     "tokenize": (
@@ -286,8 +287,9 @@ def _add_arguments(verb: argparse.ArgumentParser, name: str) -> None:
             "--push-to-hub", metavar="NAME", help="upload them as a dataset of the Hugging Face hub"
         )
         verb.add_argument("--private", action="store_true", help="only you may see it there")
-        verb.add_argument("--status", action="store_true", help="show how far it has come, and what failed")
-        verb.add_argument(
+        show = verb.add_mutually_exclusive_group()
+        show.add_argument("--status", action="store_true", help="show how far it has come, and what failed")
+        show.add_argument(
             "--statistics", action="store_true", help="show what the scores are like, and the worst segments"
         )
     elif name == "tokenize":

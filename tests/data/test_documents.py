@@ -396,8 +396,8 @@ def test_a_field_names_the_source(tmp_path):
     assert sources(tmp_path / "a.jsonl", source_field="meta") == [None, None, None, "web"]
     assert sources(tmp_path / "a.parquet", source_field="meta.year") == ["2020", "1999"]
     assert sources(tmp_path / "a.parquet", source_field="id") == ["x", "y"]
-    with pytest.raises(ConfigError, match=r"a\.parquet: no column 'mata', only text, meta, id"):
-        read(tmp_path / "a.parquet", source_field="mata.set")
+    with pytest.raises(ConfigError, match=r"a\.parquet: no column 'info', only text, meta, id"):
+        read(tmp_path / "a.parquet", source_field="info.set")
 
 
 def test_limit_counts_the_documents_of_each_shard(tmp_path):
