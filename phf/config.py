@@ -500,7 +500,7 @@ def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | Non
     for argument in arguments:
         if isinstance(argument, Mapping):
             overrides.append(("the settings given", OmegaConf.create(dict(argument))))
-        elif argument.endswith((".yaml", ".yml")):
+        elif argument.endswith((".yaml", ".yml")) and ("=" not in argument or Path(argument).is_file()):
             files.append((argument, _read_yaml(argument)))
         elif "=" in argument:
             try:

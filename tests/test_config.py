@@ -37,6 +37,13 @@ def test_values_as_a_person_types_them(monkeypatch):
     assert config.objective.threshold is None
 
 
+def test_a_value_may_be_a_yaml_file_and_a_file_may_have_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1.yaml").write_text("train: {learning_rate: 1}")
+    config = load_config(["scorer.options.words=list.yaml", "lr=1.yaml"])
+    assert (config.scorer.options, config.train.learning_rate) == ({"words": "list.yaml"}, 1)
+
+
 def test_the_default_scenario_gives_way_to_any_that_is_named(tmp_path):
     assert list(load_config([]).evaluation.scenarios) == ["unconditional"]
     run = load_config(["evaluation.seed=1"])
