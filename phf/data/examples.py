@@ -61,8 +61,10 @@ class Worst:
         for i in above[: self._count].tolist():
             self._found.append(_Example(float(scores[i]), shard, int(rows[i]), int(starts[i]), int(ends[i])))
         self._found.sort(key=lambda example: -example.score)
-        distinct = {(e.score, e.end - e.start): e for e in reversed(self._found)}
-        self._found = [*distinct.values()][::-1][: self._count]
+        distinct: dict[tuple[float, int], _Example] = {}
+        for example in self._found:
+            distinct.setdefault((example.score, example.end - example.start), example)
+        self._found = [*distinct.values()][: self._count]
 
     def read(self, folder: Path, manifest: Mapping[str, Any], config: Config) -> dict[str, Any]:
         """The examples with what sidecars and documents have on them.
