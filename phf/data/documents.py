@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,8 @@ def _text(fields: Mapping[str, Any], field: str) -> str:
     """
     if field not in fields:
         hint = ": set documents.format=scored" if {"texts", "scores"} <= fields.keys() else ""
-        raise ValueError(f"no field {field!r}, only {', '.join(map(repr, fields)) or 'none'}{hint}")
+        there = ", ".join(map(repr, fields)) or "none"
+        raise ValueError(f"no field {field!r}, only {textwrap.shorten(there, 200, placeholder=' ...')}{hint}")
     return _checked(fields[field], field)
 
 
