@@ -20,6 +20,9 @@ EOS_TOKEN = "<|endoftext|>"
 # Segments encoded at a time: what the backend says of a segment takes far more memory than its tokens.
 _SLICE = 8192
 
+# Training takes time quadratic in the length of a word, or of a run of white space.
+_LONG_RUN = re.compile(r"(\S{1000}|\s{1000})")
+
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     """A Hugging Face tokenizer, by the name of a repository or from a folder.
@@ -60,7 +63,8 @@ def train_tokenizer(texts: Iterable[Sequence[str]], vocab_size: int) -> PreTrain
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    cut = ([piece for text in batch for piece in _LONG_RUN.split(text)] for batch in texts)
+    backend.train_from_iterator(cut, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=EOS_TOKEN,

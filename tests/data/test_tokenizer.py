@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,3 +104,11 @@ def test_a_tokenizer_that_cannot_be_used_is_one_line(tmp_path):
     PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(tmp_path / "no_eos")
     with pytest.raises(ConfigError, match="no_eos has no eos token"):
         load_tokenizer(tmp_path / "no_eos")
+
+
+@pytest.mark.parametrize("unit", ["x", " "])
+def test_a_long_run_does_not_hold_up_the_training(unit):
+    start = time.monotonic()
+    tokenizer = train_tokenizer([["a few words\n" * 9, unit * 500_000]], 300)
+    assert time.monotonic() - start < 10
+    assert unit * 16 in {tokenizer.decode([i]) for i in range(len(tokenizer))}
