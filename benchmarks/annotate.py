@@ -186,12 +186,12 @@ def classifier(repeats: int) -> dict[str, object]:
 
 
 def pii(repeats: int) -> dict[str, object]:
-    """Presidio, a call a sentence, on the descriptions of installed packages."""
-    found = {d.name: d.read_text("METADATA") or "" for d in importlib.metadata.distributions()}
-    texts = [found[name][:6000] for name in sorted(found)][:40]
+    """Presidio, a call a sentence, on descriptions of installed packages and the language reference."""
+    described = {d.name: d.read_text("METADATA") or "" for d in importlib.metadata.distributions()}
     segment = segmenter(load_config(["segmenter.name=sentence"]).segmenter)
-    documents = [segment(text) for text in texts]
-    sentences = list(dict.fromkeys(s for document in documents for s in document))
+    bodies = [segment(described[name].partition("\n\n")[2][:6000]) for name in sorted(described)]
+    sentences = list(dict.fromkeys(s for body in bodies for s in body))[:400]
+    sentences += _reference_sentences()[:400]
     scorers = {mode: load_scorer("pii", mode=mode) for mode in ("ner", "patterns")}
     engine = scorers["ner"]._analyzer.analyzer_engine
     spans = {}

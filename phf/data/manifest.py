@@ -24,13 +24,13 @@ from phf.data.documents import Shard
 from phf.data.identity import DECISIVE, shards_difference
 from phf.data.quantiles import smallest_reaching
 from phf.data.segments import segmenter_identity
-from phf.data.sidecars import count_bad, first_bad, read_scores
+from phf.data.sidecars import count_bad, first_bad, has_begun, read_scores
 from phf.errors import ConfigError, PhfError
 from scorers import Scorer
 
 log = logging.getLogger("phf")
 
-_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_QUANTILES = tuple(percent / 100 for percent in range(1, 100))
 
 
 def identity(
@@ -80,6 +80,8 @@ def claim(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
         if not path.exists():
             _write(path, manifest, first=True)
         there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if _renew(folder, there["shards"], wanted["shards"]):
+            _write(path, there)
         difference = _difference(there, wanted)
     except OSError as error:
         raise PhfError(f"annotations.path: {error.filename or folder}: {error.strerror}") from error
@@ -92,18 +94,30 @@ def claim(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
     return there
 
 
+def _renew(folder: Path, old: Sequence[dict[str, str]], new: Sequence[Mapping[str, str]]) -> bool:
+    """Takes over what shards are now (a damaged file was replaced) of which nothing is annotated yet."""
+    now = {shard["name"]: shard["fingerprint"] for shard in new}
+    renewed = False
+    for shard in old:
+        fingerprint = now.get(shard["name"], shard["fingerprint"])
+        if shard["fingerprint"] != fingerprint and not has_begun(folder, shard["name"]):
+            shard["fingerprint"], renewed = fingerprint, True
+    return renewed
+
+
 def _write(path: Path, manifest: Mapping[str, Any], *, first: bool = False) -> None:
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
-    if not first:
-        temporary.replace(path)
-        return
     try:
-        os.link(temporary, path)  # unlike a rename, this fails if another process was faster
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        temporary.replace(path)
+        temporary.write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
+        if not first:
+            temporary.replace(path)
+            return
+        try:
+            os.link(temporary, path)  # unlike a rename, this fails if another process was faster
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

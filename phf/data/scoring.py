@@ -29,6 +29,9 @@ from scorers import Score, Scorer, ScorerError, Span, load_scorer
 # After so many failed documents in a row it is the scorer that is broken, not the documents.
 _MOST_FAILURES = 32
 
+# An error may hold the whole text that it is about.
+_REASON_CHARACTERS = 200
+
 # Whatever a scorer raises fails its document; a library that calls `sys.exit` must not end all quietly.
 _FAILURES = (Exception, SystemExit)
 
@@ -87,6 +90,10 @@ class Scored:
     failed: list[tuple[int, str]]
 
 
+ByProcess = tuple[int, dict[str, Scored]]
+"""The process that scored a chunk, and what became of it with each scorer."""
+
+
 def score_chunk(chunk: Chunk, scorers: Mapping[str, Scorer], segment: Segmenter) -> dict[str, Scored]:
     """Cuts documents, and has them scored by each scorer of the chunk.
 
@@ -131,7 +138,8 @@ def _score_alone(segments: Sequence[str], scorer: Scorer) -> Values | str:
     except ScorerError:
         raise
     except _FAILURES as error:
-        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        reason = "".join(str(error).splitlines()[:1])[:_REASON_CHARACTERS]
+        return f"{type(error).__name__}: {''.join(c if c.isprintable() else '?' for c in reason)}"
 
 
 def _checked(segments: Sequence[str], scores: Sequence[Score]) -> Values:
@@ -193,7 +201,8 @@ class Scoring:
         processes = processes or len(gpus) or num_cores()
         self.most_waiting = 2 * processes if processes > 1 else 1
         self._scorers, self._segment = scorers, segmenter(segmenter_config)
-        self._failures = dict.fromkeys(scorers, 0)  # documents in a row that failed, over shards
+        # Documents in a row that failed, over shards, by process and scorer: one GPU of many may break.
+        self._failures: dict[tuple[int, str], int] = {}
         self._others = set(multiprocessing.active_children())
         self._pool: ProcessPoolExecutor | None = None
         if processes > 1:
@@ -225,10 +234,10 @@ class Scoring:
         """
         held: list[tuple[Chunk, dict[str, Scored]]] = []
         try:
-            for chunk, by_scorer in self._scored(chunks):
+            for chunk, (process, by_scorer) in self._scored(chunks):
                 held.append((chunk, by_scorer))
                 for name, scored in by_scorer.items():
-                    self._count_failures(name, scored)
+                    self._count_failures(process, name, scored)
                 if not any(self._failures.values()):
                     yield from held
                     held.clear()
@@ -236,22 +245,24 @@ class Scoring:
             raise PhfError(str(error)) from error
         yield from held
 
-    def _count_failures(self, name: str, scored: Scored) -> None:
+    def _count_failures(self, process: int, name: str, scored: Scored) -> None:
         last = scored.annotations[-1].row if scored.annotations else -1
         failures = sum(row > last for row, _ in scored.failed)
-        self._failures[name] = failures if scored.annotations else self._failures[name] + failures
-        if self._failures[name] >= _MOST_FAILURES:
+        if not scored.annotations:
+            failures += self._failures.get((process, name), 0)
+        self._failures[process, name] = failures
+        if failures >= _MOST_FAILURES:
             raise PhfError(
-                f"{scored.failed[-1][1]} (and so for {self._failures[name]} documents in a row); once the "
-                "scorer works again, the same command goes on from here"
+                f"{scored.failed[-1][1]} (and so for {failures} documents in a row); once the scorer works "
+                "again, the same command goes on from here"
             )
 
-    def _scored(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Scored]]]:
+    def _scored(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, ByProcess]]:
         if self._pool is None:
             for chunk in chunks:
-                yield chunk, score_chunk(chunk, self._scorers, self._segment)
+                yield chunk, (os.getpid(), score_chunk(chunk, self._scorers, self._segment))
             return
-        waiting: deque[tuple[Chunk, Future[dict[str, Scored]]]] = deque()
+        waiting: deque[tuple[Chunk, Future[ByProcess]]] = deque()
         try:
             for chunk in chunks:
                 waiting.append((chunk, self._pool.submit(_score, chunk)))
@@ -313,10 +324,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _score(chunk: Chunk) -> dict[str, Scored]:
+def _score(chunk: Chunk) -> ByProcess:
     global _built
     if _built is None:
         configs, segments = _configs
         scorers = {name: load_scorer(config.name, **config.options) for name, config in configs.items()}
         _built = scorers, segmenter(segments)
-    return score_chunk(chunk, *_built)
+    return os.getpid(), score_chunk(chunk, *_built)

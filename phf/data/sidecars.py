@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from phf.data.documents import BadRow
 from phf.data.locks import lock
 from phf.data.scoring import Annotation
-from phf.errors import PhfError
+from phf.errors import PhfError, writing
 
 PART_DOCUMENTS = 500
 PART_SECONDS = 20.0
@@ -47,6 +47,11 @@ _META = b"phf"
 def sidecar_path(folder: Path, shard: str) -> Path:
     """The sidecar of a shard; it is there once the whole shard is annotated."""
     return folder / f"{shard}.parquet"
+
+
+def has_begun(folder: Path, shard: str) -> bool:
+    """Whether some of a shard is annotated."""
+    return sidecar_path(folder, shard).is_file() or any(_parts_path(folder, shard).glob("*.parquet"))
 
 
 def _bad_path(folder: Path, shard: str) -> Path:
@@ -126,27 +131,37 @@ class SidecarWriter:
             self.save()
 
     def save(self) -> None:
-        """Writes what has been added since the last part as another one."""
+        """Writes what has been added since the last part as another one.
+
+        Raises:
+            PhfError: It cannot be written, for example as the disk is full.
+        """
         state = {"next_row": self.next_row, "bad": [asdict(row) for row in self._new_bad]}
         table = _table(self._annotations).replace_schema_metadata({_META: json.dumps(state)})
         part = self._parts / f"{self._number:09d}.parquet"
-        pq.write_table(table, part.with_suffix(".tmp"), compression="zstd")
-        part.with_suffix(".tmp").replace(part)
+        with writing(part):
+            pq.write_table(table, part.with_suffix(".tmp"), compression="zstd")
+            part.with_suffix(".tmp").replace(part)
         self._number += 1
         self._annotations, self._new_bad = [], []
         self._since = time.monotonic()
 
     def finish(self) -> None:
-        """Makes the sidecar of the parts; the shard has been read to its end."""
+        """Makes the sidecar of the parts; the shard has been read to its end.
+
+        Raises:
+            PhfError: It cannot be written.
+        """
         self.save()
-        temporary = self._parts / "whole.tmp"
-        with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-            parts = self._finished()
-            for start in range(0, len(parts), _PARTS_PER_ROW_GROUP):
-                group = parts[start : start + _PARTS_PER_ROW_GROUP]
-                writer.write_table(pa.concat_tables(map(pq.read_table, group)))
+        sidecar, temporary = sidecar_path(self._folder, self._shard), self._parts / "whole.tmp"
         self.list_bad(self.bad)
-        temporary.replace(sidecar_path(self._folder, self._shard))
+        with writing(sidecar):
+            with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+                parts = self._finished()
+                for start in range(0, len(parts), _PARTS_PER_ROW_GROUP):
+                    group = parts[start : start + _PARTS_PER_ROW_GROUP]
+                    writer.write_table(pa.concat_tables(map(pq.read_table, group)))
+            temporary.replace(sidecar)
         clean_up(self._folder, self._shard)
 
     def list_bad(self, rows: Sequence[BadRow]) -> Path:
@@ -156,8 +171,9 @@ class SidecarWriter:
             path.unlink(missing_ok=True)
             return path
         temporary = self._parts / "bad.tmp"
-        temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
-        return temporary.replace(path)
+        with writing(path):
+            temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+            return temporary.replace(path)
 
 
 def _table(annotations: Sequence[Annotation]) -> pa.Table:

@@ -34,7 +34,7 @@ from phf.data.progress import ShardProgress
 from phf.data.store import SPLITS, Split, TokenStore, describe_scores
 from phf.data.store_writer import COLUMN_KINDS, ColumnWriter, EncodedDocuments, SplitWriter
 from phf.data.tokenizer import SegmentEncoder, load_tokenizer, train_tokenizer
-from phf.errors import ConfigError, PhfError
+from phf.errors import ConfigError, PhfError, writing
 
 log = logging.getLogger("phf")
 
@@ -69,9 +69,9 @@ def tokenize(config: Config) -> TokenStore:
     path = Path(config.store.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path.with_name(f".{path.name}.lock"), f"{path}: another process is making this store"):
-        if path.is_dir() and any(path.iterdir()):
-            return _complete(config, shards, scorers, identity)
-        return _make(config, shards, scorers, identity)
+        make = _complete if path.is_dir() and any(path.iterdir()) else _make
+        with writing(path):
+            return make(config, shards, scorers, identity)
 
 
 def _complete(
