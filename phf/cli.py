@@ -52,7 +52,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         listed: list[str] | None = vars(arguments).get("config", vars(arguments).get("runs"))
         if listed is None or any(argument.startswith("-") for argument in rest):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
         listed += rest
     return arguments
 
@@ -259,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog="examples:\n" + "".join(f"  {line}\n" for line in examples.splitlines()),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        verb.set_defaults(verb=function, name=name)
+        verb.set_defaults(verb=function, name=name, parser=verb)
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
         _add_arguments(verb, name)
     return parser
@@ -313,10 +313,11 @@ def _add_arguments(verb: argparse.ArgumentParser, name: str) -> None:
 def _add_try(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     summary = "show what a scorer says of each segment of a text, and why"
     verb = actions.add_parser("try", help=summary, description=summary[0].upper() + summary[1:] + ".")
-    verb.set_defaults(verb=_try_scorer)
+    verb.set_defaults(verb=_try_scorer, parser=verb)
     verb.add_argument("scorer", metavar="NAME", help="as scorer.name in a configuration")
     verb.add_argument("text", metavar="TEXT", help="the text; - for standard input")
-    verb.add_argument("config", nargs="*", metavar="KEY=VALUE", help="options of the scorer")
+    # With a default it is not among "the following arguments are required".
+    verb.add_argument("config", nargs="*", default=[], metavar="KEY=VALUE", help="options of the scorer")
     verb.add_argument(
         "--segmenter",
         choices=("line", "sentence", "paragraph", "document"),

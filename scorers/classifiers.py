@@ -283,6 +283,7 @@ def _load_checkpoint(model: str, checkpoint: str | None) -> Mapping[str, Any]:
         ) from error
     except (OSError, EOFError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
+        reason += "" if checkpoint else "; without a network, set checkpoint and config to local files"
         raise ScorerError(f"scorer toxicity: {checkpoint or model} cannot be loaded: {reason}") from error
     if not isinstance(loaded, dict) or not {"config", "state_dict"} <= loaded.keys():
         raise ScorerError(f"scorer toxicity: {checkpoint} is not in Detoxify's format (config, state_dict)")

@@ -70,8 +70,8 @@ def load_scorer(name: str, **options: Any) -> Scorer:
         **options: Its keyword options.
 
     Raises:
-        ScorerError: There is no such scorer, it has no such option, the option's value is wrong, or something
-            that it needs is missing.
+        ScorerError: There is no such scorer, it has no such option, an option's value is wrong or missing, or
+            something that it needs is not installed.
     """
     cls = scorer_class(name)
     parameters = cls.signature().parameters.values()
@@ -82,6 +82,13 @@ def load_scorer(name: str, **options: Any) -> Scorer:
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         there = f"it has {', '.join(known)}" if known else "it has none"
         raise ScorerError(f"scorer {name} has no option {unknown[0]!r}; {there}{hint}")
+    missing = [
+        p.name for p in parameters if p.name in known and p.default is p.empty and p.name not in options
+    ]
+    if missing:
+        raise ScorerError(
+            f"scorer {name}: give its option{'s' if len(missing) > 1 else ''} {' and '.join(missing)}"
+        )
     try:
         return cls(**options)
     except ImportError as error:

@@ -97,7 +97,15 @@ def test_an_argument_that_does_not_belong_there_is_wrong_usage(arguments, capsys
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    assert f"unrecognized arguments: {arguments[-1]}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(f"usage: phf {arguments[0]} ")
+    assert f"unrecognized arguments: {arguments[-1]}" in error
+
+
+def test_a_text_that_is_missing_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit):
+        main(["scorers", "try", "pep8"])
+    assert capsys.readouterr().err.endswith("the following arguments are required: TEXT\n")
 
 
 @pytest.mark.parametrize("verb", ["annotate", "tokenize"])

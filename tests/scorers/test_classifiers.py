@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detoxify.detoxify import MODEL_URLS
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -189,6 +190,15 @@ def test_a_file_that_is_no_checkpoint_is_one_line(detoxify, tmp_path, monkeypatc
             Toxicity(checkpoint=f"{name}.ckpt", config=str(detoxify), device="cpu")
         assert "\n" not in str(error.value)
     assert not (tmp_path / "evil").exists()
+
+
+def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setitem(MODEL_URLS, "original", "http://127.0.0.1:9/original.ckpt")
+    with pytest.raises(
+        ScorerError, match=r"original cannot be loaded: .*; without a network, set checkpoint"
+    ):
+        Toxicity(model="original", device="cpu")
 
 
 def test_options_that_cannot_be_are_one_line(detoxify):

@@ -106,6 +106,8 @@ def test_a_score_too_many_or_too_few_is_an_error(module, documents):
         ("mine:Length", {"scal": 1}, "has no option 'scal'; it has scale, unit; did you mean scale?"),
         ("mine:Short", {"scale": 1}, "has no option 'scale'; it has none"),
         ("mine:Length", {"scale": "x"}, "scorer mine:Length cannot be built: unsupported operand"),
+        ("perplexity", {}, "scorer perplexity: give its option model"),
+        ("judge", {"base_url": "x"}, "scorer judge: give its options model and rubric"),
         ("pep8", {"threshold": 1}, "scorer pep8 has no option 'threshold'; it has max_line_length, ignore"),
     ],
 )
