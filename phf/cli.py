@@ -46,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = _parser().parse_known_args(argv)
     # argparse takes the arguments up to an option, and leaves those behind it over.
     if rest:
+        verb: argparse.ArgumentParser = arguments.parser
         listed: list[str] | None = vars(arguments).get("config", vars(arguments).get("runs"))
         if listed is None or any(argument.startswith("-") for argument in rest):
-            arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            verb.error(f"unrecognized arguments: {' '.join(rest)}")
         listed += rest
     return arguments
 
