@@ -17,8 +17,8 @@ class Composite(Scorer):
     """Several scorers as one: the weighted sum of their scores, or the largest.
 
     Scores of different scorers have different units. With `quantiles` a score becomes the share of a corpus
-    that scores less, plus half of what scores the same: a number in [0, 1] for any scorer. A segment that one
-    of the scorers cannot score has no score.
+    that scores less: a number in [0, 1] for any scorer, and 0 stays 0. A segment that one of the scorers
+    cannot score has no score.
 
     Args:
         scorers: For each scorer by name: `options`, `weight` (1 if left out), and `quantiles`, the manifest
@@ -28,7 +28,7 @@ class Composite(Scorer):
     """
 
     name = "composite"
-    version = "1"
+    version = "2"
     measures = "several scores as one"
     range = (0.0, float("inf"))
 
@@ -101,8 +101,7 @@ class _Part:
         if value is None:
             return None
         assert self._grid is not None
-        below, above = (np.searchsorted(self._grid, value, side=side) for side in ("left", "right"))
-        return float(below + above) / 2 / len(self._grid)
+        return float(np.searchsorted(self._grid, value)) / len(self._grid)
 
 
 def _read_quantiles(name: str, path: str) -> np.ndarray:

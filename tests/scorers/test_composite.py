@@ -50,8 +50,8 @@ def test_quantiles_make_scores_comparable(tmp_path):
     path = manifest(tmp_path / "manifest.json", [0.0] * 50 + [0.1] * 50)
     scorer = load_scorer("composite", scorers={"words": {"options": {"words": ["a"]}, "quantiles": path}})
     none, some, many = values(scorer, [["bbbbbbbbbb", "a bbbbbbbb", "a a"]])[0]
-    assert none == pytest.approx(0.25, abs=0.01)
-    assert some == pytest.approx(0.75, abs=0.01)
+    assert none == 0
+    assert some == pytest.approx(0.5, abs=0.01)
     assert many == 1.0
     other = manifest(tmp_path / "other.json", [0.0] * 10 + [0.1] * 90)
     again = load_scorer("composite", scorers={"words": {"options": {"words": ["a"]}, "quantiles": other}})
