@@ -20,8 +20,9 @@ from scorers.code import Hit, lines_of, score_hits
 # Checks that pycodestyle leaves out by default too.
 _DEFAULT_IGNORE = ("E226", "E24", "E704")
 
-# A hit as ruff prints it: rule, file, line, column.
-_HIT = re.compile(r"^::error title=ruff \(([\w-]+)\),.*?::.*?(\d+)\.py:(\d+):(\d+): ", re.MULTILINE)
+# A hit as ruff prints it: rule (its code, its name, or nothing, by version), file, line, column.
+_HIT = re.compile(r"^::error title=[Rr]uff(?: \(([\w-]+)\))?,.*?::.*?(\d+)\.py:(\d+):(\d+): ", re.MULTILINE)
+_LINE = re.compile(r"^::", re.MULTILINE)
 
 # A text with more errors of syntax than this has no score from where they end.
 _MAX_ERRORS = 100
@@ -64,7 +65,9 @@ class Ruff(Scorer):
         rules = subprocess.run(
             [find_ruff_bin(), "rule", "--all", "--output-format", "json"], capture_output=True, check=True
         )
-        self._codes = {rule["name"]: rule["code"] for rule in json.loads(rules.stdout)}
+        self._codes = {
+            rule[key]: rule["code"] for rule in json.loads(rules.stdout) for key in ("name", "code")
+        }
 
     def settings(self) -> Mapping[str, Any]:
         from importlib.metadata import version
@@ -101,8 +104,14 @@ class Ruff(Scorer):
         if result.returncode:
             reason = result.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
             raise ScorerError(f"scorer ruff: ruff failed: {reason}")
-        # Half of the time of json.
-        for name, number, line, column in _HIT.findall(result.stdout.decode("utf-8", "replace")):
+        output = result.stdout.decode("utf-8", "replace")
+        found = _HIT.findall(output)  # half of the time of json
+        # Or all code would be clean to a version that prints otherwise.
+        if len(found) != len(_LINE.findall(output)) or (output and not found):
+            raise ScorerError(
+                "scorer ruff: cannot read what this version of ruff prints; install another one"
+            )
+        for name, number, line, column in found:
             code = self._codes.get(name, "E999")  # an error of syntax is no rule
             if not code.startswith(self.ignore):
                 hits[int(number)].append((int(line), int(column) - 1, code))

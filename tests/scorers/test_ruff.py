@@ -29,6 +29,35 @@ def test_it_finds_what_pep8_finds():
     assert [(span.start, span.label) for span in score.spans] == [(1, "E225")]
 
 
+@pytest.mark.parametrize(
+    ("title", "message", "codes"),
+    [
+        ("Ruff (E225)", "E225 Missing", ["E225"]),  # up to 0.15
+        (
+            "ruff (missing-whitespace-around-operator)",
+            "missing-whitespace-around-operator: Missing",
+            ["E225"],
+        ),
+        ("Ruff", "SyntaxError: Expected", ["E999"]),  # 0.12
+        ("ruff (invalid-syntax)", "invalid-syntax: Expected", ["E999"]),
+        ("a tool", "E225", None),
+    ],
+)
+def test_what_another_version_prints_is_read_or_refused(tmp_path, monkeypatch, title, message, codes):
+    scorer = Ruff()
+    printed = (
+        f"::error title={title},file=/tmp/x1/0.py,line=1,col=2,endLine=1,endColumn=3::0.py:1:2: {message}\n"
+    )
+    (tmp_path / "ruff").write_text(f"#!/bin/sh\nprintf '{printed}'\n")
+    (tmp_path / "ruff").chmod(0o755)
+    monkeypatch.setattr(scorer, "_command", [str(tmp_path / "ruff")])
+    if codes is None:
+        with pytest.raises(ScorerError, match="cannot read what this version of ruff prints"):
+            scorer.score([["x=1\n"]])
+    else:
+        assert [code for _, code in hits(scorer, "x=1\n")] == codes
+
+
 def test_noqa_has_no_effect():
     for mark in ("# noqa", "# ruff: noqa", "# noqa: E225"):
         assert (2, "E225") in hits(RUFF, f"{mark}\nx=1  {mark}\n")
