@@ -65,8 +65,8 @@ class Scorer(ABC):
         speed: Sentences a second on a core of a CPU: `fast` (over ten thousand), `medium`, `slow` (under a
             hundred, a model that wants a GPU), or empty if it depends.
         unit: The segments that suit it where nothing is said: `sentence`, or `line` for code.
-        device: Where it computes. With `cuda` there is one scoring process a GPU, which sees no other, and
-            else one a core.
+        device: Where it computes. With `cuda` there is one scoring process a GPU, which sees no other; with a
+            certain device (`cuda:1`) one; with `cpu` one a core.
     """
 
     name: ClassVar[str]

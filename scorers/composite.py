@@ -39,6 +39,8 @@ class Composite(Scorer):
             raise ScorerError("scorer composite: scorers must name at least one, such as {pep8: {weight: 2}}")
         self.combine = combine
         self._parts = {name: _Part(name, dict(part or {})) for name, part in scorers.items()}
+        devices = {part.device for part in self._parts.values()} - {"cpu"}
+        self.device = "cuda" if "cuda" in devices else next(iter(devices), "cpu")
 
     def settings(self) -> Mapping[str, Any]:
         parts = {name: part.settings() for name, part in self._parts.items()}
@@ -81,6 +83,7 @@ class _Part:
             )
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
             raise ScorerError(f"scorer composite: the weight of {name} must be 0 or more, not {weight!r}")
+        self.device = self._scorer.device
         self.weight = float(weight)
         self._grid = None if quantiles is None else _read_quantiles(name, str(quantiles))
 

@@ -184,7 +184,8 @@ class Scoring:
         scorers: The scorers of this process, by the name of their scores.
         configs: How other processes build theirs.
         segmenter_config: How documents are cut.
-        processes: How many; 0 for one a GPU if a scorer computes on GPUs, and else one a core.
+        processes: How many; 0 for one a GPU if a scorer computes on GPUs, one if it computes on a certain
+            device, and else one a core.
 
     Attributes:
         most_waiting: How many chunks are being scored, or wait for it, at a time.
@@ -197,12 +198,13 @@ class Scoring:
         segmenter_config: SegmenterConfig,
         processes: int,
     ):
-        gpus = _visible_gpus() if any(scorer.device == "cuda" for scorer in scorers.values()) else []
-        processes = processes or len(gpus) or num_cores()
+        devices = {scorer.device for scorer in scorers.values()} - {"cpu"}
+        gpus = _visible_gpus() if "cuda" in devices else []
+        processes = processes or len(gpus) or (1 if devices else num_cores())
         self.most_waiting = 2 * processes if processes > 1 else 1
         self._scorers, self._segment = scorers, segmenter(segmenter_config)
-        # Documents in a row that failed, over shards, by process and scorer: one GPU of many may break.
-        self._failures: dict[tuple[int, str], int] = {}
+        # Documents in a row that failed, over shards, by scorer; and by process: one GPU of many may break.
+        self._failures: dict[tuple[int | None, str], int] = {}
         self._others = set(multiprocessing.active_children())
         self._pool: ProcessPoolExecutor | None = None
         if processes > 1:
@@ -232,30 +234,36 @@ class Scoring:
         Raises:
             PhfError: A scorer is broken or cannot be used, or a process was killed.
         """
-        held: list[tuple[Chunk, dict[str, Scored]]] = []
+        held: deque[tuple[Chunk, dict[str, Scored]]] = deque()
+        # Where what fails now began to: that chunk and those behind it are held back.
+        since: dict[tuple[int | None, str], int] = {}
         try:
-            for chunk, (process, by_scorer) in self._scored(chunks):
+            for number, (chunk, (process, by_scorer)) in enumerate(self._scored(chunks)):
                 held.append((chunk, by_scorer))
                 for name, scored in by_scorer.items():
-                    self._count_failures(process, name, scored)
-                if not any(self._failures.values()):
-                    yield from held
-                    held.clear()
+                    for key in ((process, name), (None, name)):
+                        if scored.annotations:
+                            since.pop(key, None)
+                        if self._count_failures(key, scored):
+                            since.setdefault(key, number)
+                while held and number + 1 - len(held) < min(since.values(), default=number + 1):
+                    yield held.popleft()
         except ScorerError as error:
             raise PhfError(str(error)) from error
         yield from held
 
-    def _count_failures(self, process: int, name: str, scored: Scored) -> None:
+    def _count_failures(self, key: tuple[int | None, str], scored: Scored) -> int:
         last = scored.annotations[-1].row if scored.annotations else -1
         failures = sum(row > last for row, _ in scored.failed)
         if not scored.annotations:
-            failures += self._failures.get((process, name), 0)
-        self._failures[process, name] = failures
+            failures += self._failures.get(key, 0)
+        self._failures[key] = failures
         if failures >= _MOST_FAILURES:
             raise PhfError(
                 f"{scored.failed[-1][1]} (and so for {failures} documents in a row); once the scorer works "
                 "again, the same command goes on from here"
             )
+        return failures
 
     def _scored(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, ByProcess]]:
         if self._pool is None:

@@ -17,7 +17,7 @@ import pytest
 from phf.config import Config, load_config
 from phf.data import scoring, sidecars
 from phf.data.annotate import annotate
-from phf.data.documents import Shard
+from phf.data.documents import Document, Shard
 from phf.data.scoring import Chunk, score_chunk
 from phf.errors import ConfigError, PhfError
 from scorers import load_scorer
@@ -633,10 +633,50 @@ def test_a_scoring_process_has_cores_or_a_gpu_of_its_own(corpus, monkeypatch, de
     assert {score for row in rows(config)["a.jsonl.parquet"] for score in row["scores"]} == places
 
 
+def test_a_certain_device_has_one_process(corpus):
+    corpus()
+    scorers = {"place": load_scorer("odd_scorers:Place", device="cuda:1")}
+    assert scoring.Scoring(scorers, {}, load_config([]).segmenter, 0).most_waiting == 1
+
+
+def test_only_chunks_since_a_failure_are_held_back(corpus):
+    config = corpus()
+    scorers = {name: load_scorer("odd_scorers:Odd") for name in ("one", "other")}
+    work = scoring.Scoring(scorers, {}, config.segmenter, 1)
+    read = []
+
+    def chunks(*texts: tuple[str, str]):
+        for row, (name, text) in enumerate(texts):
+            read.append(row)
+            yield Chunk([(row, Document(str(row), text))], [name], 0)
+
+    def given_back(*texts: tuple[str, str]) -> list[tuple[int, int]]:
+        """After how many were read each was given back."""
+        read.clear()
+        return [(len(read), chunk.next_row - 1) for chunk, _ in work.run(chunks(*texts))]
+
+    fails = ("one", "raise"), ("other", "raise"), ("one", "a"), ("one", "raise"), ("other", "a")
+    assert given_back(("one", "a"), *fails) == [(1, 0), (4, 1), (6, 2), (6, 3), (6, 4), (6, 5)]
+    # What failed at the end of a shard holds back nothing of another, which that scorer has scored already.
+    assert given_back(("other", "a"), ("other", "b")) == [(1, 0), (2, 1)]
+
+
+def test_a_scorer_broken_in_all_of_many_processes_is_told_at_once(corpus, monkeypatch):
+    segments = corpus().segmenter
+    scorers = {"odd": load_scorer("odd_scorers:Odd")}
+    work = scoring.Scoring(scorers, {}, segments, 1)
+    chunks = [Chunk([(row, Document(str(row), "raise"))], ["odd"], 0) for row in range(40)]
+    scored = [
+        (chunk, (process % 16, score_chunk(chunk, scorers, lambda text: [text])))
+        for process, chunk in enumerate(chunks)
+    ]
+    monkeypatch.setattr(work, "_scored", lambda chunks: scored)
+    with pytest.raises(PhfError, match="for 32 documents in a row"):
+        list(work.run(chunks))
+
+
 def test_a_chunk_is_scored_as_its_documents_are(corpus):
     corpus()
-    from phf.data.documents import Document
-
     scorer = load_scorer("odd_scorers:Odd")
     documents = [(i, Document(str(i), text)) for i, text in enumerate(["a", "raise", "b", "nan"], 5)]
     chunk = Chunk(documents, ["odd"], 0)

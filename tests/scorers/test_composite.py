@@ -39,6 +39,16 @@ def test_where_one_cannot_say_there_is_no_score(tmp_path, monkeypatch):
     assert None not in values(both)[0]
 
 
+class OnGpu(Shy):
+    device = "cuda"
+
+
+def test_it_computes_where_its_parts_do():
+    on_gpu = {"shy": {"scorer": f"{__file__}:OnGpu"}}
+    assert load_scorer("composite", scorers=TWO).device == "cpu"
+    assert load_scorer("composite", scorers=TWO | on_gpu).device == "cuda"
+
+
 def manifest(path, scores):
     shares = np.linspace(0, 1, 101)
     quantiles = np.quantile(scores, shares, method="inverted_cdf")
