@@ -110,13 +110,15 @@ def pep8(repeats: int) -> dict[str, object]:
         if title == "pep8: files":
             works["ruff"] = lambda documents=documents: scorers["ruff"].score(documents)
         number = sum(map(len, documents))
-        results |= show(title, in_turns(repeats, works), number, "lines", "pycodestyle, output redirected")
+        results |= show(
+            title, in_turns(2 * repeats, works), number, "lines", "pycodestyle, output redirected"
+        )
     return results
 
 
 def processes(repeats: int) -> dict[str, object]:
     """`phf annotate` with the scorer pep8 in one process and in two, by the clock."""
-    texts = standard_library(500)
+    texts = standard_library(500) * 3
     with tempfile.TemporaryDirectory() as folder:
         documents = _write(Path(folder), texts)
 
