@@ -111,6 +111,17 @@ def test_one_command_submits_what_is_missing_to_slurm(slurm, shards, tmp_path):
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.parametrize(("gpus", "processes"), [({}, 8), ({"SLURM_GPUS_ON_NODE": "2"}, 2)])
+def test_a_task_scores_in_a_process_a_gpu_or_a_core(gpus, processes):
+    script = Path(__file__).parents[2] / "slurm" / "annotate.sbatch"
+    array = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "2"}
+    environment = {"PHF": "echo", "SLURM_CPUS_PER_TASK": "8", **array, **gpus}
+    said = subprocess.run(
+        ["bash", script], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert said == f"annotate annotations.part=1 annotations.parts=2 annotations.processes={processes}\n"
+
+
 def tables(folder: Path) -> dict[str, list]:
     return {path.name: pq.read_table(path).to_pylist() for path in sorted(folder.glob("*.parquet"))}
 
