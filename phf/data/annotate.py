@@ -10,7 +10,7 @@ from typing import Any
 from phf.config import Config
 from phf.data.documents import BadRow, Document, Shard, list_shards
 from phf.data.identity import outputs
-from phf.data.manifest import claim, identity, summarize
+from phf.data.manifest import claim, identity, is_complete, summarize
 from phf.data.progress import ShardProgress
 from phf.data.scoring import Chunk, Scored, Scoring
 from phf.data.sidecars import SidecarWriter, clean_up, count_bad, sidecar_path
@@ -104,8 +104,7 @@ class _Annotator:
 
     def summarize(self) -> dict[str, Any]:
         """The manifest, with counts if all parts of the shards are done."""
-        shards = [shard["name"] for shard in self._manifest["shards"]]
-        if not all(sidecar_path(self.folder, shard).is_file() for shard in shards):
+        if not is_complete(self.folder, self._manifest):
             return self._manifest  # another part will be the last
         return summarize(self.folder, self._manifest)
 

@@ -24,13 +24,16 @@ from phf.data.documents import Shard
 from phf.data.identity import DECISIVE, shards_difference
 from phf.data.quantiles import smallest_reaching
 from phf.data.segments import segmenter_identity
-from phf.data.sidecars import count_bad, first_bad, has_begun, read_scores
+from phf.data.sidecars import count_bad, first_bad, has_begun, read_scores, sidecar_path
 from phf.errors import ConfigError, PhfError
 from scorers import Scorer
 
 log = logging.getLogger("phf")
 
 _QUANTILES = tuple(percent / 100 for percent in range(1, 100))
+
+# What is filled in when all shards are there.
+_SUMMARY = ("counts", "mean", "quantiles")
 
 
 def identity(
@@ -80,7 +83,11 @@ def claim(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
         if not path.exists():
             _write(path, manifest, first=True)
         there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if _renew(folder, there["shards"], wanted["shards"]):
+        renewed = _renew(folder, there["shards"], wanted["shards"])
+        recount = there["counts"] is not None and not is_complete(folder, there)  # a sidecar was deleted
+        if recount:
+            there = {key: value for key, value in there.items() if key not in _SUMMARY} | {"counts": None}
+        if renewed or recount:
             _write(path, there)
         difference = _difference(there, wanted)
     except OSError as error:
@@ -92,6 +99,11 @@ def claim(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
             f"{folder} was annotated with {difference}: choose another annotations.path, or delete the folder"
         )
     return there
+
+
+def is_complete(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether all shards of a manifest are annotated to their end."""
+    return all(sidecar_path(folder, shard["name"]).is_file() for shard in manifest["shards"])
 
 
 def _renew(folder: Path, old: Sequence[dict[str, str]], new: Sequence[Mapping[str, str]]) -> bool:

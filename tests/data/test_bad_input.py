@@ -349,6 +349,20 @@ def test_a_damaged_file_may_be_replaced_before_it_is_scored(phf):
     assert "shard b.jsonl.gz has changed since" in one_line(err)
 
 
+def test_a_shard_that_is_deleted_to_be_scored_again_is_counted_again(phf):
+    for name in ("a", "b"):
+        Path(f"documents/{name}.jsonl").write_bytes(jsonl(["one\n", "raise\n"]))
+    Path("broken").touch()
+    assert phf("annotate")[0] == 0
+    assert counts()["bad_rows"] == 2
+    Path("broken").unlink()
+    Path("annotations/bad_scorers:Odd/b.jsonl.parquet").unlink()
+    assert phf("annotate", "annotations.parts=2")[0] == 0  # the part of the other shard
+    assert counts() is None
+    assert phf("annotate")[0] == 0
+    assert counts() == {"documents": 3, "segments": 3, "unscored": 0, "bad_rows": 1}
+
+
 def test_what_a_scorer_says_of_its_failure_is_cut_short(phf):
     Path("mine.py").write_text(
         dedent("""
