@@ -351,7 +351,7 @@ def test_a_damaged_file_may_be_replaced_before_it_is_scored(phf):
 
 def test_a_shard_that_is_deleted_to_be_scored_again_is_counted_again(phf):
     for name in ("a", "b"):
-        Path(f"documents/{name}.jsonl").write_bytes(jsonl(["one\n", "raise\n"]))
+        Path(f"documents/{name}.jsonl").write_bytes(jsonl(["one\n", "raise it\n"]))
     Path("broken").touch()
     assert phf("annotate")[0] == 0
     assert counts()["bad_rows"] == 2
