@@ -5,6 +5,7 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
+from phf.arguments import VERBS
 from phf.cli import _VERBS, main
 
 
@@ -22,7 +23,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert out.strip() == "[]"
     result = run("--help")
     assert result.returncode == 0
-    assert all(verb in result.stdout for verb in _VERBS)
+    assert all(verb in result.stdout for verb in VERBS)
     assert time.perf_counter() - start < 5
 
 
@@ -32,7 +33,7 @@ def test_tokenizing_does_not_wait_for_lightning():
     assert out.strip() == "False"
 
 
-@pytest.mark.parametrize("verb", _VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_examples(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([verb, "--help"])
@@ -113,7 +114,7 @@ def test_an_interrupt_says_what_comes_of_it(verb, capsys, monkeypatch):
     def interrupt(arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(_VERBS, verb, (interrupt, *_VERBS[verb][1:]))
+    monkeypatch.setitem(_VERBS, verb, interrupt)
     assert main([verb]) == 130
     hint = "; the same command goes on from here" if verb == "annotate" else ""
     assert capsys.readouterr().err == f"phf {verb}: interrupted{hint}\n"
