@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from phf.config import Config
-from phf.data.documents import list_shards
 from phf.data.identity import outputs
+from phf.data.shards import list_shards
 from phf.data.sidecars import sidecar_path
 from phf.errors import PhfError
 

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from phf.config import Config
-from phf.data.documents import Shard, list_shards
+from phf.data.documents import Shard
 from phf.data.identity import outputs
 from phf.data.manifest import summarize
 from phf.data.scoring import num_cores
+from phf.data.shards import list_shards
 from phf.data.sidecars import sidecar_path
 from phf.data.tasks import Part, end_with_parent
 from phf.errors import ConfigError, PhfError

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 
 from phf.config import Config
 from phf.data.alignment import Scores, find_annotations, read_annotated, unscored_rows
-from phf.data.documents import Shard, list_shards
+from phf.data.documents import Shard
 from phf.data.identity import outputs
 from phf.data.progress import ShardProgress
+from phf.data.shards import list_shards
 from phf.data.sidecars import SCHEMA, sidecar_path
 from phf.errors import ConfigError, PhfError
 

@@ -27,10 +27,11 @@ from phf.data.alignment import (
     scores_of_rows,
     segments_check,
 )
-from phf.data.documents import BadRow, Shard, list_shards
+from phf.data.documents import BadRow, Shard
 from phf.data.identity import difference, outputs, store_identity
 from phf.data.locks import lock
 from phf.data.progress import ShardProgress
+from phf.data.shards import list_shards
 from phf.data.store import SPLITS, Split, TokenStore, describe_scores
 from phf.data.store_writer import COLUMN_KINDS, ColumnWriter, EncodedDocuments, SplitWriter
 from phf.data.tokenizer import SegmentEncoder, load_tokenizer, train_tokenizer

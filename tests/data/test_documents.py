@@ -9,8 +9,9 @@ import pytest
 import zstandard
 
 from phf.config import DocumentsConfig
-from phf.data import documents
-from phf.data.documents import BadRow, Document, list_shards
+from phf.data import shards
+from phf.data.documents import BadRow, Document
+from phf.data.shards import list_shards
 from phf.errors import ConfigError, PhfError
 
 
@@ -211,7 +212,7 @@ def test_a_folder_of_text_files(tmp_path):
 
 
 def test_many_files_are_dealt_out_to_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "FILES_PER_SHARD", 2)
+    monkeypatch.setattr(shards, "FILES_PER_SHARD", 2)
     write_files(tmp_path, {f"{i}.txt": str(i) for i in range(5)})
     found, _ = read(tmp_path)
     assert [shard for shard, _, _ in found] == [f"files-00000{i}" for i in (0, 0, 1, 1, 2)]
@@ -272,7 +273,7 @@ def dataset():
 
 
 def test_a_saved_dataset(tmp_path, dataset, monkeypatch):
-    monkeypatch.setattr(documents, "ROWS_PER_SHARD", 2)
+    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 2)
     import datasets
 
     dataset.save_to_disk(tmp_path / "one")
