@@ -11,8 +11,9 @@ from phf.config import Config
 from phf.data.documents import BadRow, Document, Shard
 from phf.data.identity import outputs
 from phf.data.manifest import claim, identity, is_complete, summarize
+from phf.data.pool import Scoring
 from phf.data.progress import ShardProgress
-from phf.data.scoring import Chunk, Scored, Scoring
+from phf.data.scoring import Chunk, Scored
 from phf.data.shards import list_shards
 from phf.data.sidecars import SidecarWriter, clean_up, count_bad, sidecar_path
 from phf.errors import ConfigError, PhfError

@@ -28,7 +28,7 @@ from phf.config import Config
 from phf.data.documents import Shard
 from phf.data.identity import outputs
 from phf.data.manifest import summarize
-from phf.data.scoring import num_cores
+from phf.data.pool import num_cores
 from phf.data.shards import list_shards
 from phf.data.sidecars import sidecar_path
 from phf.data.tasks import Part, end_with_parent

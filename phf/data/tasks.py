@@ -18,7 +18,7 @@ from pathlib import Path
 
 from phf.config import Config, ExecutorConfig
 from phf.data.annotate import annotate
-from phf.data.scoring import num_cores
+from phf.data.pool import num_cores
 from phf.errors import PhfError
 
 try:

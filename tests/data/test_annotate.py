@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phf.config import Config, load_config
-from phf.data import scoring, sidecars
+from phf.data import pool, sidecars
 from phf.data.annotate import annotate
 from phf.data.documents import Document, Shard
 from phf.data.scoring import Chunk, score_chunk
@@ -225,7 +225,7 @@ def test_several_processes_write_what_one_writes(corpus, tmp_path):
 
 
 def test_one_process_starts_no_other(corpus, monkeypatch):
-    monkeypatch.setattr(scoring, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", None)
     annotate(corpus(many(5)))
 
 
@@ -619,9 +619,7 @@ def test_two_scorers_of_one_name_need_a_column(corpus):
     corpus({}, "annotations.also=[{name: pep8, column: strict}]", scorer="pep8")
 
 
-@pytest.mark.parametrize(
-    ("device", "places"), [("cpu", {max(1, scoring.num_cores() // 2)}), ("cuda", {3, 5})]
-)
+@pytest.mark.parametrize(("device", "places"), [("cpu", {max(1, pool.num_cores() // 2)}), ("cuda", {3, 5})])
 def test_a_scoring_process_has_cores_or_a_gpu_of_its_own(corpus, monkeypatch, device, places):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -636,13 +634,13 @@ def test_a_scoring_process_has_cores_or_a_gpu_of_its_own(corpus, monkeypatch, de
 def test_a_certain_device_has_one_process(corpus):
     corpus()
     scorers = {"place": load_scorer("odd_scorers:Place", device="cuda:1")}
-    assert scoring.Scoring(scorers, {}, load_config([]).segmenter, 0).most_waiting == 1
+    assert pool.Scoring(scorers, {}, load_config([]).segmenter, 0).most_waiting == 1
 
 
 def test_only_chunks_since_a_failure_are_held_back(corpus):
     config = corpus()
     scorers = {name: load_scorer("odd_scorers:Odd") for name in ("one", "other")}
-    work = scoring.Scoring(scorers, {}, config.segmenter, 1)
+    work = pool.Scoring(scorers, {}, config.segmenter, 1)
     read = []
 
     def chunks(*texts: tuple[str, str]):
@@ -664,7 +662,7 @@ def test_only_chunks_since_a_failure_are_held_back(corpus):
 def test_a_scorer_broken_in_all_of_many_processes_is_told_at_once(corpus, monkeypatch):
     segments = corpus().segmenter
     scorers = {"odd": load_scorer("odd_scorers:Odd")}
-    work = scoring.Scoring(scorers, {}, segments, 1)
+    work = pool.Scoring(scorers, {}, segments, 1)
     chunks = [Chunk([(row, Document(str(row), "raise"))], ["odd"], 0) for row in range(40)]
     scored = [
         (chunk, (process % 16, score_chunk(chunk, scorers, lambda text: [text])))
