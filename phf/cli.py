@@ -49,12 +49,15 @@ def _annotate(arguments: argparse.Namespace) -> int | None:
         return 0
     if arguments.private and not arguments.push_to_hub:
         raise ConfigError("--private goes with --push-to-hub")
+    shows = arguments.status or arguments.statistics
     if arguments.export or arguments.push_to_hub:
+        if shows:
+            raise ConfigError("--export and --push-to-hub go without --status and --statistics")
         from phf.data.export import export
 
         export(config, arguments.export, arguments.push_to_hub, arguments.private)
         return 0
-    if arguments.status or arguments.statistics:
+    if shows:
         from phf.data.tables import show
 
         show(config, arguments.status)

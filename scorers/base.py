@@ -150,6 +150,9 @@ class SegmentScorer(Scorer):
             raise ValueError(f"{len(scores)} scores for {len(new)} segments")
         known.update(zip(new, scores, strict=True))
         found = [[known[segment] for segment in document] for document in documents]
+        for segment, score in zip(new, scores, strict=True):
+            if score.value != score.value:  # not a number: where it comes again it is tried again
+                del known[segment]
         self.__dict__["_characters"] = self.__dict__.get("_characters", 0) + sum(map(len, new))
         if self.__dict__["_characters"] > _REMEMBERED_CHARACTERS:
             known.clear()

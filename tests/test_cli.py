@@ -61,6 +61,7 @@ def test_version_and_wrong_usage(capsys):
         (["annotate", "documents.path=nowhere.jsonl"], 2, "no such file: nowhere.jsonl"),
         (["annotate", "documents.path=.", "scorer.name=pep9"], 2, "no scorer 'pep9'; did you mean pep8?"),
         (["annotate", "documents.path=.", "scorer.options.x=1"], 2, "scorer pep8 has no option 'x'"),
+        (["annotate", "--export", "x", "--status"], 2, "--export and --push-to-hub go without --status"),
         (["tokenize"], 2, "documents.path"),
         (["evaluate", "nowhere"], 2, "nowhere: no such folder; give a run or model folder"),
         (["evaluate", "a.key=1"], 2, "give a run or model folder"),

@@ -46,3 +46,11 @@ def test_a_wrong_number_of_scores_is_an_error_and_not_remembered(monkeypatch):
         with pytest.raises(ValueError, match="0 scores for 2 segments"):
             scorer.score([["a", "b"]])
     assert values(scorer.score([["a", "b"]])) == [[1, 1]]
+
+
+def test_what_is_not_a_number_is_not_remembered(monkeypatch):
+    scorer = Counting()
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer, "score_segments", lambda segments: [Score(float("nan")) for _ in segments])
+        assert str(values(scorer.score([["a"]]))) == "[[nan]]"
+    assert values(scorer.score([["a"]])) == [[1]]
