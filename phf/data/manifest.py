@@ -158,13 +158,13 @@ def summarize(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Fills in counts and quantiles, once all shards are there.
 
     Raises:
-        PhfError: There is no document among them.
+        PhfError: There is no document among them that could be scored.
     """
     if manifest["counts"] is None:
         manifest = manifest | _summary(folder, [shard["name"] for shard in manifest["shards"]])
         _write(folder / "manifest.json", manifest)
     counts = manifest["counts"]
-    if not counts["documents"]:
+    if not counts["segments"] and (counts["bad_rows"] or not counts["documents"]):
         raise PhfError(_nothing(folder, [shard["name"] for shard in manifest["shards"]], counts["bad_rows"]))
     log.info(
         "%s: %d segments of %d documents, %s; %d segments without a score, %d bad rows",

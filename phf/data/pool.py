@@ -94,7 +94,7 @@ class Scoring:
                 held.append((chunk, by_scorer))
                 for name, scored in by_scorer.items():
                     for key in ((process, name), (None, name)):
-                        if scored.annotations:
+                        if scored.last_row >= 0:
                             since.pop(key, None)
                         if self._count_failures(key, scored):
                             since.setdefault(key, number)
@@ -105,9 +105,8 @@ class Scoring:
         yield from held
 
     def _count_failures(self, key: tuple[int | None, str], scored: Scored) -> int:
-        last = scored.annotations[-1].row if scored.annotations else -1
-        failures = sum(row > last for row, _ in scored.failed)
-        if not scored.annotations:
+        failures = sum(row > scored.last_row for row, _ in scored.failed)
+        if scored.last_row < 0:
             failures += self._failures.get(key, 0)
         self._failures[key] = failures
         if failures >= _MOST_FAILURES:

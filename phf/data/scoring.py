@@ -73,6 +73,11 @@ class Scored:
     annotations: list[Annotation]
     failed: list[tuple[int, str]]
 
+    @property
+    def last_row(self) -> int:
+        """The last row that the scorer has been of use for, -1 if none; an empty document needs no scorer."""
+        return max((one.row for one in self.annotations if one.segment_ends), default=-1)
+
 
 def score_chunk(chunk: Chunk, scorers: Mapping[str, Scorer], segment: Segmenter) -> dict[str, Scored]:
     """Cuts documents, and has them scored by each scorer of the chunk.

@@ -506,6 +506,18 @@ def test_a_scorer_that_breaks_stops_it_and_no_document_is_given_up(
     assert counts["documents"] + counts["bad_rows"] == 600
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["", "raise\n"] * 32, "for 32 documents in a row"),
+        (["", "raise\n"], "none of 1 rows can be read and scored"),
+    ],
+)
+def test_empty_documents_do_not_hide_a_broken_scorer(corpus, texts, message):
+    with pytest.raises(PhfError, match=message):
+        annotate(corpus({"a": texts}, scorer="Odd"))
+
+
 def test_a_scoring_process_that_dies_is_one_line(corpus):
     config = corpus({"a": ["fine\n", "kill\n"]}, "annotations.processes=2", scorer="Odd")
     with pytest.raises(PhfError, match=r"a scoring process was killed .* the same command goes on from here"):
