@@ -484,6 +484,8 @@ class Config:
 def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | None = None) -> Config:
     """Merges configuration files and overrides, left to right, over the defaults.
 
+    Who names another scorer begins with none of the options of the one before.
+
     Args:
         arguments: Each a YAML file, a `key=value` override, or a nested mapping.
         base: What to start from instead of the schema's defaults.
@@ -509,19 +511,30 @@ def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | Non
                 raise ConfigError(f"{argument}: {_first_line(error)}") from error
         else:
             raise ConfigError(f"{argument}: neither a YAML file (.yaml, .yml) nor a key=value override")
-    for source, layer in files + overrides:
-        try:
-            config = OmegaConf.merge(config, layer)
-        except ConfigKeyError as error:
-            raise ConfigError(f"{source}: {_unknown_key(error)}") from error
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{source}: {error.full_key or '?'}: {_first_line(error)}") from error
+    # Each file by itself, and overrides together: they may stand in any order.
+    for layers in [*([file] for file in files), overrides]:
+        _let_options_go(config, [layer for _, layer in layers])
+        for source, layer in layers:
+            try:
+                config = OmegaConf.merge(config, layer)
+            except ConfigKeyError as error:
+                raise ConfigError(f"{source}: {_unknown_key(error)}") from error
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"{source}: {error.full_key or '?'}: {_first_line(error)}") from error
     try:
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or '?'}: {_first_line(error)}") from error
     assert isinstance(resolved, Config)
     return resolved
+
+
+def _let_options_go(config: DictConfig, layers: Iterable[DictConfig]) -> None:
+    """Empties the options of the scorer if a layer names another, to which they mean nothing."""
+    for layer in layers:
+        name = OmegaConf.select(layer, "scorer.name", throw_on_resolution_failure=False)
+        if isinstance(name, str) and name != config.scorer.name:
+            config.scorer.options = {}
 
 
 def to_yaml(config: Config) -> str:

@@ -131,3 +131,20 @@ def test_find_config():
     assert find_config("quickstart.yaml").is_file()
     with pytest.raises(ConfigError, match=r"no configuration file configs/none.yaml"):
         find_config("none.yaml")
+
+
+def test_another_scorer_has_none_of_the_options_of_the_one_before(tmp_path):
+    (tmp_path / "pii.yaml").write_text("scorer: {name: pii, options: {mode: patterns}}")
+    (tmp_path / "more.yaml").write_text("scorer: {options: {threshold: 0.5}}")
+    layers = [str(tmp_path / "pii.yaml"), str(tmp_path / "more.yaml")]
+    assert load_config([*layers, "scorer.name=pii"]).scorer.options == {"mode": "patterns", "threshold": 0.5}
+    assert load_config([*layers, "scorer.name=words"]).scorer.options == {}
+    for mine in (
+        ["scorer.name=words", "scorer.options.words=[a]"],
+        ["scorer.options.words=[a]", "scorer.name=words"],
+    ):
+        assert load_config([*layers, *mine]).scorer.options == {"words": ["a"]}
+    (tmp_path / "words.yaml").write_text("scorer: {name: words}")
+    assert load_config([*layers, str(tmp_path / "words.yaml")]).scorer.options == {}
+    with pytest.raises(ConfigError, match="scorer"):
+        load_config([*layers, "scorer=words"])
