@@ -30,6 +30,9 @@ _NER_SCORE = 0.85
 # Texts that are analyzed together, and characters of a text that are analyzed at a time; spaCy's limit is a
 # million, and memory grows with it.
 _BATCH_SIZE = 64
+
+# What a spaCy pipeline finds lemmas with; names of people and places come from another model.
+_FOR_LEMMAS = ("tagger", "morphologizer", "attribute_ruler", "lemmatizer")
 _MAX_CHARS = 50_000
 
 
@@ -79,6 +82,7 @@ class Pii(SegmentScorer):
         default = _BY_PATTERN if mode == "patterns" else _BY_NAME + _BY_PATTERN
         self.entities = tuple(sorted(set(default if entities is None else entities)))
         self._analyzer = _analyzer(self.spacy_model)
+        self._patterns = _analyzer(None) if mode == "ner" else self._analyzer
         there = set(self._analyzer.analyzer_engine.get_supported_entities("en"))
         if unknown := [entity for entity in self.entities if entity not in there]:
             hint = ": it needs mode=ner" if unknown[0] in _MAPPING.values() and mode == "patterns" else ""
@@ -106,18 +110,49 @@ class Pii(SegmentScorer):
         parts = [(i, start, part) for i, text in enumerate(segments) for start, part in _parts(text)]
         # A lone surrogate cannot be encoded; in its place stands a character of the same width.
         texts = [part.encode("utf-16", "replace").decode("utf-16") for _, _, part in parts]
-        results = self._analyzer.analyze_iterator(
-            texts,
-            "en",
-            batch_size=_BATCH_SIZE,
-            entities=list(self.entities),
-            score_threshold=self.threshold,
-        )
+        results = self._analyze(texts)
         found: list[list[Any]] = [[] for _ in segments]
         for (i, start, _), hits in zip(parts, results, strict=True):
             found[i] += [(start + hit.start, start + hit.end, hit.score, hit.entity_type) for hit in hits]
         spans = [tuple(_merge(hits)) for hits in found]
         return [Score(len(s) / max(1, len(text)), s) for s, text in zip(spans, segments, strict=True)]
+
+    def _analyze(self, texts: Sequence[str]) -> list[list[Any]]:
+        """What presidio finds in each text.
+
+        Lemmas decide nothing but whether a word near a hit of a pattern (`card`, `phone`) raises its score,
+        and to find them is a quarter of spaCy's work: a text without such a hit does without.
+        """
+        if self.mode == "patterns":
+            return self._run(self._analyzer, texts, self.entities, self.threshold)
+        by_pattern = set(self._patterns.analyzer_engine.get_supported_entities("en")).intersection(
+            self.entities
+        )
+        hits = (
+            self._run(self._patterns, texts, sorted(by_pattern), 0.0) if by_pattern else [[] for _ in texts]
+        )
+        nlp = self._analyzer.analyzer_engine.nlp_engine.nlp["en"]
+        found: list[list[Any]] = [[] for _ in texts]
+        for needs_lemmas in (False, True):
+            rows = [row for row, hit in enumerate(hits) if bool(hit) == needs_lemmas]
+            unused = [] if needs_lemmas else [name for name in _FOR_LEMMAS if name in nlp.pipe_names]
+            with nlp.select_pipes(disable=unused):
+                results = self._run(
+                    self._analyzer, [texts[row] for row in rows], self.entities, self.threshold
+                )
+            for row, result in zip(rows, results, strict=True):
+                found[row] = result
+        return found
+
+    @staticmethod
+    def _run(
+        analyzer: Any, texts: Sequence[str], entities: Sequence[str], threshold: float
+    ) -> list[list[Any]]:
+        return list(
+            analyzer.analyze_iterator(
+                texts, "en", batch_size=_BATCH_SIZE, entities=list(entities), score_threshold=threshold
+            )
+        )
 
 
 def _merge(hits: Sequence[tuple[int, int, float, str]]) -> Iterator[Span]:

@@ -61,6 +61,24 @@ def test_a_batch_is_its_texts_one_by_one(ner, patterns):
         assert scorer.score_segments(TEXTS * 2) == [scorer.score_segments([text])[0] for text in TEXTS * 2]
 
 
+def test_it_finds_what_a_call_a_text_finds(ner):
+    """Words near a hit raise its score (`ssn`, `phones`): with lemmas, which other texts do without."""
+    engine = ner._analyzer.analyzer_engine
+    texts = [
+        *TEXTS,
+        "Her social security numbers were 536-22-8145 and 536 22 8146, said Anna Karlsson.",
+        "He was 536228145 days old, and Anna Karlsson knew.",
+        "Phones: 0201 555 0123. The card is 4012888888881881.",
+        "IP addresses such as ::1 or 1.2.3.4 are given to Microsoft in Berlin by Bob and Carol.",
+        "Social security numbers: 536228145.",
+    ]
+    for text, score in zip(texts, ner.score_segments(texts), strict=True):
+        hits = engine.analyze(text, "en", entities=list(ner.entities), score_threshold=ner.threshold)
+        expected = tuple(_merge([(hit.start, hit.end, hit.score, hit.entity_type) for hit in hits]))
+        assert score.spans == expected, text
+    assert found(ner, texts[-1])[0] == ("US_SSN", "536228145")
+
+
 def test_half_of_a_surrogate_pair_takes_one_place(patterns):
     assert found(patterns, "\ud800 a@b.com") == [("EMAIL_ADDRESS", "a@b.com")]
 
