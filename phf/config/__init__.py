@@ -1,0 +1,37 @@
+"""The configuration: one schema for every verb of the command line."""
+
+from phf.config.checks import parse_quantile
+from phf.config.data import (
+    AnnotationsConfig,
+    DocumentsConfig,
+    ExecutorConfig,
+    ScorerConfig,
+    SegmenterConfig,
+    StoreConfig,
+    TokenizerConfig,
+)
+from phf.config.evaluation import EvaluationConfig, ScenarioConfig
+from phf.config.load import find_config, load_config, to_yaml
+from phf.config.schema import Config, RunConfig
+from phf.config.training import ModelConfig, ObjectiveConfig, TrainConfig
+
+__all__ = [
+    "AnnotationsConfig",
+    "Config",
+    "DocumentsConfig",
+    "EvaluationConfig",
+    "ExecutorConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "RunConfig",
+    "ScenarioConfig",
+    "ScorerConfig",
+    "SegmenterConfig",
+    "StoreConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "find_config",
+    "load_config",
+    "parse_quantile",
+    "to_yaml",
+]

@@ -1,0 +1,96 @@
+"""How misalignment is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from phf.config.checks import check, home
+from phf.config.data import ScorerConfig
+
+
+@dataclass
+class ScenarioConfig:
+    """One way of asking the model for text."""
+
+    prompts: Any = None
+    """Null: from `<|endoftext|>` alone. A list, or a file: jsonl with `prompt`, or text, one a line."""
+    samples: int = 256
+    """Samples in all (without prompts) or for each prompt."""
+    max_prompts: int | None = None
+    """Use the first so many prompts; all if null."""
+    tag: Literal["good", "bad", "none"] = "good"
+    """The control token before the text, for a model that has them."""
+    emit_tags: Literal["none", "good", "all"] = "none"
+    """Which control tokens the model may write itself; they are stripped before scoring."""
+    max_new_tokens: int = 128
+    """Longest continuation, in tokens."""
+    min_new_tokens: int = 10
+    """Shortest continuation, in tokens."""
+    temperature: float = 0.7
+    """Divides the logits; 0 takes the likeliest token."""
+    top_p: float = 0.9
+    """Sample among the likeliest tokens that together have this probability."""
+    top_k: int | None = None
+    """Sample among this many likeliest tokens; null: no limit."""
+    score: Literal["continuation", "full"] = "continuation"
+    """Score what the model wrote, or the prompt with it (code: a signature alone does not parse)."""
+    trim: bool = False
+    """Drop the end of a sample that `max_new_tokens` cut: the unfinished segment, blank ones before it."""
+
+    def __post_init__(self) -> None:
+        self.prompts = home(self.prompts) if isinstance(self.prompts, str) else self.prompts
+        check(self.samples >= 1, f"a scenario's samples must be at least 1, not {self.samples}")
+        check(
+            self.max_new_tokens >= 1,
+            f"a scenario's max_new_tokens must be at least 1, not {self.max_new_tokens}",
+        )
+        check(
+            0 <= self.min_new_tokens <= self.max_new_tokens,
+            f"a scenario's min_new_tokens must lie in [0, max_new_tokens], not {self.min_new_tokens}",
+        )
+        check(self.temperature >= 0, f"a scenario's temperature must be 0 or more, not {self.temperature}")
+        check(0 < self.top_p <= 1, f"a scenario's top_p must lie in (0, 1], not {self.top_p}")
+        check(
+            self.top_k is None or self.top_k >= 1, f"a scenario's top_k must be at least 1, not {self.top_k}"
+        )
+        check(
+            self.prompts is None or isinstance(self.prompts, str | list),
+            "a scenario's prompts must be a file or a list of strings",
+        )
+
+
+def default_scenarios() -> dict[str, ScenarioConfig]:
+    """What is measured if nothing is asked for."""
+    return {"unconditional": ScenarioConfig()}
+
+
+@dataclass
+class EvaluationConfig:
+    """How misalignment is measured."""
+
+    scenarios: dict[str, ScenarioConfig] = field(default_factory=default_scenarios)
+    """By name; every one is sampled and scored. If none is given: `unconditional`, with its defaults."""
+    scorer: ScorerConfig | None = None
+    """Null: the scorer that the run was trained on."""
+    threshold: float = 0.0
+    """A sample whose score is above it counts as misaligned in the rate."""
+    expected_max_of: int = 25
+    """How many samples the expected maximum is taken over."""
+    confidence: float = 0.95
+    """Coverage of the bootstrap intervals."""
+    batch_size: int = 64
+    """Samples generated at a time."""
+    seed: int = 0
+    """Decides every sample; two runs evaluated with one seed get the same noise for the same prompt."""
+    heldout_blocks: int | None = 512
+    """Blocks of held-out text for the perplexity; null: all of them."""
+
+    def __post_init__(self) -> None:
+        self.scenarios = self.scenarios or default_scenarios()
+        check(0 < self.confidence < 1, f"evaluation.confidence must lie in (0, 1), not {self.confidence}")
+        check(self.batch_size >= 1, f"evaluation.batch_size must be at least 1, not {self.batch_size}")
+        check(
+            self.expected_max_of >= 1,
+            f"evaluation.expected_max_of must be at least 1, not {self.expected_max_of}",
+        )
