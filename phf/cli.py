@@ -129,7 +129,7 @@ def _report(arguments: argparse.Namespace) -> int | None:
 
 
 def _export(arguments: argparse.Namespace) -> int | None:
-    from phf.training.run import export_checkpoint
+    from phf.training.export import export_checkpoint
 
     print(export_checkpoint(Path(arguments.run), Path(arguments.output), arguments.step))
     return 0

@@ -25,7 +25,8 @@ from phf.data.store import TokenStore
 from phf.errors import ConfigError, PhfError
 from phf.model.build import can_compile
 from phf.training.checkpoints import latest_checkpoint
-from phf.training.run import export_checkpoint, pretrain
+from phf.training.export import export_checkpoint
+from phf.training.run import pretrain
 
 OPTIONS = {
     "mle": [],
