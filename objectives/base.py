@@ -9,11 +9,12 @@ A batch is a dictionary of tensors, B blocks of T predictions:
     scores       float32 [B, T + 1]   score of each token's segment; NaN: could not be scored
     mask         bool    [B, T]       targets that count: no padding, and in held-out text no control token
     step_tokens  float                targets that count in the whole optimizer step, over all devices
+    positions    int64   [B, T]       place in the document; only if attention shall not cross documents
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 
 import lightning as L
 import torch
@@ -34,6 +35,7 @@ class Batch(TypedDict):
     scores: Tensor
     mask: Tensor
     step_tokens: float
+    positions: NotRequired[Tensor]
 
 
 class Objective(L.LightningModule):
@@ -50,6 +52,8 @@ class Objective(L.LightningModule):
     name: ClassVar[str]
     threshold_of: ClassVar[Literal["segments", "documents"]] = "segments"
     """What the threshold is held against."""
+    NEVER: ClassVar[int] = 2**62
+    """In `first_not_finite`: there was none."""
 
     def __init__(
         self,
@@ -76,6 +80,8 @@ class Objective(L.LightningModule):
         self.step_sums = torch.zeros(2)
         self.heldout_sums = torch.zeros(3, 2, dtype=torch.float64)
         self.gradient_norm = torch.zeros(())
+        # The first micro-batch of the run, over all processes, whose loss (gradient) is not finite.
+        self.first_not_finite = torch.full((2,), self.NEVER)
 
     def view(self) -> View:
         """Which documents and control tokens the model sees; by default every document, as it is."""
@@ -100,7 +106,9 @@ class Objective(L.LightningModule):
         tokens, scores, mask = batch["tokens"], batch["scores"], batch["mask"]
         # A copy: its rows follow each other in memory, which a compiled network expects.
         inputs = tokens[:, :-1].contiguous()
-        hidden = self.model.base_model(inputs, use_cache=False).last_hidden_state
+        # Where positions start again, `transformers` keeps attention from crossing.
+        positions = {"position_ids": batch["positions"]} if "positions" in batch else {}
+        hidden = self.model.base_model(inputs, use_cache=False, **positions).last_hidden_state
         output = self.model.get_output_embeddings()
         loss, logp = self.head(
             hidden.flatten(0, 1),
@@ -129,8 +137,14 @@ class Objective(L.LightningModule):
         loss = loss_sum / batch["step_tokens"]
         nll = -logp.where(batch["mask"], 0).sum() / batch["step_tokens"]
         self.step_sums = self.step_sums.to(self.device) + torch.stack((loss.detach(), nll))
+        self._note(0, loss.detach(), batch_idx * self.trainer.world_size + self.trainer.global_rank)
         # Lightning divides by the batches of a step and DDP by the processes; the loss is already a share.
         return loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def _note(self, which: int, number: Tensor, micro_batch: int) -> None:
+        """Remembers, on the device, when a number was not finite for the first time."""
+        first = self.first_not_finite = self.first_not_finite.to(self.device)
+        first[which] = first[which].where(number.isfinite() | (first[which] < micro_batch), micro_batch)
 
     def on_validation_epoch_start(self) -> None:
         self.heldout_sums = torch.zeros(3, 2, dtype=torch.float64, device=self.device)
@@ -159,6 +173,9 @@ class Objective(L.LightningModule):
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(
             self.parameters(), float("inf") if limit is None else limit
         )
+        if self.trainer.precision != "16-mixed":  # there, an overflow is the scaler's normal business
+            step_start = self.global_step * self.trainer.accumulate_grad_batches * self.trainer.world_size
+            self._note(1, self.gradient_norm, step_start)
 
 
 @torch.no_grad()

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
+
+_SHAPES: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "sqrt": lambda done: 1 - math.sqrt(done),
+    "square": lambda done: (1 - done) ** 2,
+}
+"""What is left of the learning rate's height when this share of its fall is done."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +27,14 @@ class Optimization:
         total_steps: Optimizer steps of the run.
         learning_rate: Peak.
         schedule: What follows the warm-up: a `linear` or `cosine` fall over all the steps that are left,
-            `wsd` (level, then a linear fall over the last `decay_steps`), or `constant`.
+            `wsd` (level, then a fall over the last `decay_steps`), or `constant`.
         warmup_steps: Steps in which the learning rate rises from 0 to its peak.
         decay_steps: See `wsd`.
+        decay_shape: The fall of `wsd`, of which x is done: `linear` 1 - x, `cosine`, `sqrt` 1 - sqrt(x) (the
+            best of those in Hägele et al. 2024, arXiv 2405.18392), or `square` (1 - x)^2.
         minimum: Where the schedule ends, as a share of the peak.
-        weight_decay: On matrices and embeddings; never on biases and norms.
+        weight_decay: On matrices; never on biases and norms.
+        decay_embeddings: Whether the weight decay is on embeddings too (and on a head that is tied to them).
         betas: AdamW's.
         gradient_clip: Largest norm of the gradient; `None` for no limit.
     """
@@ -32,8 +44,10 @@ class Optimization:
     schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
     warmup_steps: int = 0
     decay_steps: int = 0
+    decay_shape: Literal["linear", "cosine", "sqrt", "square"] = "linear"
     minimum: float = 0.0
     weight_decay: float = 0.1
+    decay_embeddings: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float | None = 1.0
 
@@ -45,15 +59,20 @@ class Optimization:
             return 1.0
         fall = self.decay_steps if self.schedule == "wsd" else self.total_steps - self.warmup_steps
         done = min(1.0, max(0.0, 1 - (self.total_steps - step) / max(1, fall)))
-        shape = 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1 - done
-        return self.minimum + (1 - self.minimum) * shape
+        shape = _SHAPES[self.decay_shape if self.schedule == "wsd" else self.schedule]
+        return self.minimum + (1 - self.minimum) * shape(done)
 
     def build(self, module: nn.Module, *, fused: bool) -> torch.optim.AdamW:
         """The optimizer of a module's parameters; a shared parameter is updated once."""
+        embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+
+        def decays(parameter: nn.Parameter) -> bool:
+            return parameter.ndim >= 2 and (self.decay_embeddings or id(parameter) not in embeddings)
+
         parameters = [p for p in module.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in parameters if decays(p)], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(
             [group for group in groups if group["params"]],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Literal, cast
 
 from phf.errors import ConfigError
 
@@ -33,3 +35,18 @@ def parse_quantile(threshold: str) -> float:
         f"objective.threshold must be a number or a quantile such as q0.05, not {threshold!r}",
     )
     return share
+
+
+def parse_span(span: float | str) -> tuple[float, Literal["share", "steps", "tokens"]]:
+    """A stretch of a run: `0.01` is a share of it, `500 steps` and `1e7 tokens` are what they say.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if isinstance(span, str):
+        number, _, unit = span.strip().partition(" ")
+        if unit in ("steps", "tokens") and re.fullmatch(r"\d[\d_]*(\.\d*)?([eE]\+?\d+)?", number):
+            return float(number), cast("Literal['steps', 'tokens']", unit)
+    elif 0 <= span <= 1:
+        return span, "share"
+    raise ConfigError(f"must be a share in [0, 1], or such as `500 steps` or `1e7 tokens`, not {span!r}")

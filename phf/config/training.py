@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from phf.config.checks import check, home, parse_quantile
+from phf.config.checks import check, home, parse_quantile, parse_span
+from phf.errors import ConfigError
 
 
 @dataclass
@@ -49,6 +50,11 @@ class ModelConfig:
     """Tokens in a block."""
     head: Literal["fused", "plain"] = "fused"
     """`fused`: loss and gradient chunk by chunk, without the tokens x vocabulary matrix. `plain`: with it."""
+    document_mask: bool = False
+    """Attention does not cross documents in a block, and positions start again with each."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each transformer block and compute the rest again in the backward pass: much
+    less memory, about a third more time."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile of the inner network; `auto` compiles if this machine has what it takes."""
 
@@ -73,14 +79,18 @@ class TrainConfig:
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
     """After the warm-up: to the minimum along a line, along a cosine, or level and then down (wsd)."""
-    warmup: float = 0.01
-    """Share of the run's steps in which the learning rate rises from 0 to its peak."""
-    decay: float = 0.2
-    """wsd: share of the run's steps, at its end, in which the learning rate falls."""
+    warmup: int | float | str = 0.01
+    """How long the learning rate rises to its peak: a share of the run, `500 steps` or `1e7 tokens`."""
+    decay: int | float | str = 0.2
+    """wsd: how long the learning rate falls at the end of the run; as `warmup`."""
+    decay_shape: Literal["linear", "cosine", "sqrt", "square"] = "linear"
+    """wsd: along which curve; sqrt is 1 - sqrt(x), square (1 - x)^2 of the part x that is done."""
     min_learning_rate: float = 0.0
     """Where the schedule ends, as a share of the peak."""
     weight_decay: float = 0.1
     """AdamW's weight decay, on matrices only (not on biases and norms)."""
+    decay_embeddings: bool = True
+    """Whether the weight decay is on embeddings too."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     """AdamW's betas."""
     gradient_clip: float | None = 1.0
@@ -99,20 +109,26 @@ class TrainConfig:
     """Decides initial weights, data order, dropped tags and dropout."""
     log_every: int = 10
     """Steps between two lines of the log."""
-    heldout_every: int | None = None
-    """Steps between two measurements of the held-out loss; null: twenty times a run."""
+    heldout_every: int | str | None = None
+    """Steps (or `1e7 tokens`) between two measurements of the held-out loss; null: twenty times a run."""
     heldout_blocks: int = 256
     """Blocks of held-out text measured each time."""
-    samples_every: int | None = None
-    """Steps between two batches of scored samples; null: never."""
+    samples_every: int | str | None = None
+    """Steps (or `1e7 tokens`) between two batches of scored samples; null: never."""
     samples: int = 32
     """Samples in each of these batches; drawn as in the first scenario of `evaluation`."""
-    checkpoint_every: int | None = None
-    """Steps between two checkpoints; null: ten times a run."""
+    checkpoint_every: int | str | None = None
+    """Steps (or `1e9 tokens`) between two checkpoints; null: ten times a run."""
     keep_checkpoints: int = 1
     """How many of the latest checkpoints are kept."""
     loggers: list[str] = field(default_factory=lambda: ["csv", "tensorboard"])
     """csv, tensorboard, wandb."""
+    peak_flops: float | None = None
+    """FLOP/s of a device in matrix products, for the MFU; null: known for common GPUs, no MFU for others."""
+    overfit_batches: int | None = None
+    """Train on the blocks of the first so many steps again and again: the loss of a sound model goes to 0."""
+    profile_steps: int | None = None
+    """Record so many steps, after 5 others, with torch's profiler, in the run folder's `profile/`."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -125,13 +141,25 @@ class TrainConfig:
             "samples",
         ):
             check(getattr(self, name) >= 1, f"train.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("micro_batch_size", "heldout_every", "samples_every", "checkpoint_every"):
+        for name in (
+            "micro_batch_size",
+            "heldout_every",
+            "samples_every",
+            "checkpoint_every",
+            "overfit_batches",
+            "profile_steps",
+        ):
             value = getattr(self, name)
-            check(value is None or value >= 1, f"train.{name} must be at least 1 or null, not {value}")
-        for name in ("warmup", "decay", "min_learning_rate"):
-            check(
-                0 <= getattr(self, name) <= 1, f"train.{name} must lie in [0, 1], not {getattr(self, name)}"
-            )
+            if isinstance(value, str):
+                self._check_span(name)
+            else:
+                check(value is None or value >= 1, f"train.{name} must be at least 1 or null, not {value}")
+        self._check_span("warmup")
+        self._check_span("decay")
+        check(
+            0 <= self.min_learning_rate <= 1,
+            f"train.min_learning_rate must lie in [0, 1], not {self.min_learning_rate}",
+        )
         check(
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             f"train.betas must be two numbers in [0, 1), not {self.betas}",
@@ -149,3 +177,9 @@ class TrainConfig:
             not unknown,
             f"train.loggers: no logger {', '.join(sorted(unknown))}; there are csv, tensorboard, wandb",
         )
+
+    def _check_span(self, name: str) -> None:
+        try:
+            parse_span(getattr(self, name))
+        except ConfigError as error:
+            raise ConfigError(f"train.{name} {error}") from None

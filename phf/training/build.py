@@ -15,30 +15,18 @@ from phf.model.build import add_control_tokens, build_model
 from phf.training.objective import build_objective
 
 
-def build(config: Config, store: TokenStore, total_steps: int) -> tuple[Objective, Any]:
+def build(config: Config, store: TokenStore, optimization: Optimization | None) -> tuple[Objective, Any]:
     """The objective of a run with its model, and the tokenizer with the control tokens of its view.
 
     Raises:
         ConfigError: An option contradicts another, or the store.
         PhfError: The model cannot be loaded, or the store lacks what the objective needs.
     """
-    train = config.train
     tokenizer = store.tokenizer()
-    model = build_model(config.model, tokenizer, train.seed)
-    optimization = Optimization(
-        total_steps=total_steps,
-        learning_rate=train.learning_rate,
-        schedule=train.schedule,
-        warmup_steps=round(train.warmup * total_steps),
-        decay_steps=round(train.decay * total_steps),
-        minimum=train.min_learning_rate,
-        weight_decay=train.weight_decay,
-        betas=(train.betas[0], train.betas[1]),
-        gradient_clip=train.gradient_clip,
-    )
+    model = build_model(config.model, tokenizer, config.train.seed)
     objective = build_objective(config, store, model, optimization)
     if objective.view().tags is not None:
-        add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), train.seed, config.model.start_from)
+        add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), config.train.seed, config.model.start_from)
     return objective, tokenizer
 
 
@@ -84,4 +72,6 @@ def training_data(
         first_block=config.train.tokens_seen // config.model.context_length,
         heldout_blocks=config.train.heldout_blocks,
         num_workers=config.train.num_workers,
+        document_mask=config.model.document_mask,
+        distinct_steps=config.train.overfit_batches,
     )

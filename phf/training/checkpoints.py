@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import re
 import signal
 import time
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 from types import FrameType
@@ -15,7 +18,9 @@ import lightning as L
 import torch
 
 from phf.errors import PhfError
-from phf.training.logs import Metrics, due
+from phf.training.logs import due
+from phf.training.metrics import Metrics
+from phf.training.plan import Plan
 
 log = logging.getLogger("phf")
 
@@ -55,9 +60,12 @@ def check_checkpoint(path: Path) -> None:
     Raises:
         PhfError: It is none.
     """
+    manifest = path.with_suffix(".json")
     try:
+        if manifest.is_file() and json.loads(manifest.read_text())["bytes"] != path.stat().st_size:
+            raise EOFError
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
+    except (RuntimeError, EOFError, UnpicklingError, ValueError) as error:
         others = len(list(path.parent.glob("step-*.ckpt"))) > 1
         instead = "go on from the one before" if others else "start again"
         raise PhfError(f"{path} is damaged and cannot be resumed from: delete it to {instead}") from error
@@ -71,9 +79,9 @@ class Checkpoints(L.Callback):
     A step is saved when the next one starts: what is measured after it is measured by then.
     """
 
-    def __init__(self, folder: Path, every: int | None, keep: int, metrics: Metrics):
+    def __init__(self, folder: Path, plan: Plan, keep: int, metrics: Metrics):
         self.folder = folder
-        self.every = every
+        self.plan = plan
         self.keep = keep
         self.metrics = metrics
         self.signum = 0
@@ -119,7 +127,7 @@ class Checkpoints(L.Callback):
         if batch_idx % trainer.accumulate_grad_batches:
             return
         stop = trainer.strategy.reduce_boolean_decision(self.signum > 0, all=False)
-        if stop or due(trainer.global_step, self.every, trainer.max_steps, times=10):
+        if stop or due(trainer.global_step, self.plan.checkpoint_every, self.plan.total_steps, times=10):
             self.save(trainer, pl_module)
         if stop:
             raise RequeueError(trainer.global_step, self.signum)
@@ -140,8 +148,24 @@ class Checkpoints(L.Callback):
         temporary = path.with_suffix(".tmp")
         trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
+            self._write_manifest(path.with_suffix(".json"), trainer.global_step, temporary.stat().st_size)
             temporary.replace(path)
             for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
                 old.unlink()
+                old.with_suffix(".json").unlink(missing_ok=True)
         trainer.strategy.barrier()
         self.last_saved = trainer.global_step
+
+    def _write_manifest(self, path: Path, step: int, size: int) -> None:
+        """Says beside a checkpoint what it is."""
+        manifest = {
+            "step": step,
+            "tokens": self.plan.tokens_seen + step * self.plan.tokens_per_step,
+            "bytes": size,
+            "seconds": round(self.wall_seconds, 1),
+            "versions": {name: version(name) for name in ("torch", "lightning", "transformers")},
+            "metrics": {name: value for name, value in self.metrics.latest.items() if math.isfinite(value)},
+        }
+        temporary = path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+        temporary.replace(path)

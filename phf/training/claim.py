@@ -18,7 +18,8 @@ from phf.errors import ConfigError, PhfError
 _FREE = (
     "evaluation", "annotations", "documents", "run",
     "train.devices", "train.nodes", "train.accelerator", "train.num_workers", "train.micro_batch_size",
-    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.loggers", "model.compile",
+    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.loggers",
+    "train.peak_flops", "train.profile_steps", "model.compile",
 )  # fmt: skip
 
 _STORE_FILE = "store.json"

@@ -52,7 +52,7 @@ def export_checkpoint(run: Path, output: Path, step: int | None = None) -> Path:
             f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (there: {there})"
         )
     store = TokenStore(config.store.path)
-    objective, tokenizer = build(config, store, total_steps=1)
+    objective, tokenizer = build(config, store, optimization=None)
     objective.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
     facts = facts_of(config, store, objective, tokenizer, checkpoint_step(path))
     model: Any = objective.model
@@ -76,6 +76,7 @@ def facts_of(
         "tokens": config.train.tokens_seen + steps * config.train.batch_size * config.model.context_length,
         "eos_token": tokenizer.eos_token,
         "context_length": config.model.context_length,
+        "document_mask": config.model.document_mask,
         "store": str(Path(config.store.path).resolve()),
     }
 

@@ -45,7 +45,7 @@ def threshold(config: Config, store: TokenStore) -> float | None:
 
 
 def build_objective(
-    config: Config, store: TokenStore, model: PreTrainedModel, optimization: Optimization
+    config: Config, store: TokenStore, model: PreTrainedModel, optimization: Optimization | None
 ) -> Objective:
     """The Lightning module of a run.
 

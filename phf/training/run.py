@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
-from transformers.utils.logging import disable_progress_bar
 
 from objectives import Objective
 from phf.config import Config
 from phf.data.module import Blocks
 from phf.data.store import TokenStore
-from phf.errors import ConfigError, PhfError
+from phf.errors import PhfError
 from phf.training.build import build, training_data
 from phf.training.checkpoints import (
     Checkpoints,
@@ -29,10 +27,14 @@ from phf.training.checkpoints import (
 )
 from phf.training.claim import check_same_run, claim
 from phf.training.export import finish
-from phf.training.hardware import HalfPrecision, compile_network, devices, micro_batch_size, precision_of
-from phf.training.logs import Metrics, MetricsFile, loggers
+from phf.training.logs import MetricsFile, loggers
+from phf.training.metrics import DataWait, Metrics
 from phf.training.objective import objective_class
+from phf.training.plan import Plan, make_plan
+from phf.training.profile import Profile
 from phf.training.samples import Samples
+from phf.training.summary import describe, measured
+from phf.training.trainer import compile_network, make_trainer, quiet_libraries
 
 log = logging.getLogger("phf")
 
@@ -51,90 +53,97 @@ def pretrain(config: Config) -> Path:
         PhfError: Store or checkpoint cannot be used, or the loss is not finite.
         RequeueError: The run was asked to stop and has saved a checkpoint.
     """
-    _quiet()
     folder = Path(config.run.folder)
-    store = TokenStore(config.store.path)
-    objective_class(config)
-    check_same_run(config, store, folder)
+    store, plan = _check(config)
     if (folder / "run.json").is_file():
         log.info("%s is finished: nothing to do", folder)
         return folder
-    train = config.train
-    num_devices, accelerator = devices(train)
-    micro_batch = micro_batch_size(train, num_devices * train.nodes)
-    tokens_per_step = train.batch_size * config.model.context_length
-    total_steps = (train.tokens - train.tokens_seen) // tokens_per_step
-    if total_steps < 1:
-        raise ConfigError(
-            f"train.tokens: {train.tokens - train.tokens_seen:,} tokens are less than one step "
-            f"of {tokens_per_step:,}"
-        )
-    objective, tokenizer = build(config, store, total_steps)
-    data = training_data(config, store, objective, tokenizer, micro_batch)
+    objective, tokenizer, data = _build(config, store, plan)
     claim(config, store, folder)
 
-    metrics_file = MetricsFile(folder / "metrics.csv", tokens_per_step, train.tokens_seen)
-    metrics = Metrics(train.log_every, train.heldout_every, tokens_per_step, total_steps)
-    checkpoints = Checkpoints(folder / "checkpoints", train.checkpoint_every, train.keep_checkpoints, metrics)
+    train = config.train
+    data_wait = DataWait()
+    metrics = Metrics(plan, train.log_every, data_wait, train.peak_flops)
+    checkpoints = Checkpoints(folder / "checkpoints", plan, train.keep_checkpoints, metrics)
     callbacks: list[Callback] = [metrics, checkpoints]
-    if train.samples_every:
-        callbacks.append(Samples(config, store, tokenizer, metrics))
-    precision = precision_of(train, accelerator)
-    plugins: list[Any] = [HalfPrecision("bf16-true")] if precision == "bf16-true" else []
-    if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # requeueing is ours: see Checkpoints
-    accumulate = train.batch_size // (micro_batch * num_devices * train.nodes)
-    trainer = L.Trainer(
-        accelerator=accelerator,
-        devices=num_devices,
-        num_nodes=train.nodes,
-        strategy="ddp" if num_devices * train.nodes > 1 else "auto",
-        precision=None if precision == "bf16-true" else precision,
-        plugins=plugins,
-        max_steps=total_steps,
-        max_epochs=-1,
-        accumulate_grad_batches=accumulate,
-        num_sanity_val_steps=0,
-        logger=loggers(train.loggers, folder, config.run.name, metrics_file),
+    if plan.samples_every:
+        callbacks.append(Samples(config, plan.samples_every, store, tokenizer, metrics))
+    if train.profile_steps:
+        callbacks.append(Profile(folder / "profile", train.profile_steps))
+    metrics_file = MetricsFile(folder / "metrics.csv", plan.tokens_per_step, train.tokens_seen)
+    trainer = make_trainer(
+        config,
+        plan,
+        folder,
+        max_steps=plan.total_steps,
+        loggers=loggers(train.loggers, folder, config.run.name, metrics_file),
         callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
+        profiler=data_wait,
     )
+    if trainer.is_global_zero:
+        for what, text in describe(config, plan, objective, data):
+            log.info("%s: %s", what, text)
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is not None:
         check_checkpoint(checkpoint)
         log.info("going on from %s", checkpoint)
     metrics_file.resume_from(0 if checkpoint is None else checkpoint_step(checkpoint))
-    compile_network(config, objective, total_steps)
+    compile_network(config, objective, plan.total_steps)
     _fit(trainer, objective, data, checkpoint)
     if trainer.is_global_zero:
-        finish(config, folder, store, objective, tokenizer, total_steps, checkpoints.wall_seconds)
+        finish(config, folder, store, objective, tokenizer, plan.total_steps, checkpoints.wall_seconds)
     trainer.strategy.barrier()
     return folder
 
 
-def _quiet() -> None:
-    """Of the libraries only what a user can act on; Lightning sets its own levels when it is imported."""
-    disable_progress_bar()  # one for every file of weights
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers",
-        ".*LeafSpec",
-        ".*resuming from a checkpoint that ended",
-        ".*`srun` command is available",  # one process is meant, on a node where SLURM is
-    ):
-        warnings.filterwarnings("ignore", message=message)
+def dry_run(config: Config) -> list[tuple[str, str]]:
+    """Builds all that a run needs, trains two steps, and throws the model away.
+
+    Returns:
+        What the run amounts to, line by line: a word and what there is to say of it. Nothing on a process
+        that is not the first.
+
+    Raises:
+        ConfigError: As `pretrain`.
+        PhfError: As `pretrain`.
+    """
+    store, plan = _check(config)
+    objective, _, data = _build(config, store, plan)
+    data_wait = DataWait()
+    metrics = Metrics(plan, 1, data_wait, config.train.peak_flops, heldout=False)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(
+            config, plan, Path(folder), max_steps=2, loggers=[], callbacks=[metrics], profiler=data_wait
+        )
+        compile_network(config, objective, plan.total_steps)
+        _fit(trainer, objective, data, checkpoint=None)
+    if not trainer.is_global_zero:
+        return []
+    return [*describe(config, plan, objective, data), *measured(plan, metrics.latest)]
+
+
+def _check(config: Config) -> tuple[TokenStore, Plan]:
+    """The store, and the run in numbers, if the configuration can be run on this machine."""
+    quiet_libraries()
+    store = TokenStore(config.store.path)
+    objective_class(config)
+    check_same_run(config, store, Path(config.run.folder))
+    return store, make_plan(config)
+
+
+def _build(config: Config, store: TokenStore, plan: Plan) -> tuple[Objective, Any, Blocks]:
+    objective, tokenizer = build(config, store, plan.optimization)
+    return objective, tokenizer, training_data(config, store, objective, tokenizer, plan.micro_batch)
 
 
 def _fit(trainer: L.Trainer, objective: Objective, data: Blocks, checkpoint: Path | None) -> None:
     try:
         trainer.fit(objective, data, ckpt_path=checkpoint, weights_only=True)
     except torch.OutOfMemoryError as error:
-        raise PhfError(f"out of memory: set train.micro_batch_size below {data.micro_batch}") from error
+        raise PhfError(
+            f"out of memory: set train.micro_batch_size below {data.micro_batch}, or "
+            "model.activation_checkpointing=true"
+        ) from error
     except RequeueError:
         # Lightning kills the process that started the others when one of them ends with another code.
         if trainer.local_rank > 0:

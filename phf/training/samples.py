@@ -14,7 +14,8 @@ from phf.errors import ConfigError
 from phf.evaluation.generation import ControlTokens, prompt_room
 from phf.evaluation.scenarios import load_prompts
 from phf.evaluation.scoring import sample_and_score
-from phf.training.logs import Metrics, due, log_metrics
+from phf.training.logs import due, log_metrics
+from phf.training.metrics import Metrics
 from phf.training.objective import corpus_segmenter
 from scorers import load_scorer
 
@@ -25,10 +26,9 @@ class Samples(L.Callback):
     Nothing of it reaches the training: samples are drawn without the global random state.
     """
 
-    def __init__(self, config: Config, store: TokenStore, tokenizer: Any, metrics: Metrics):
-        assert config.train.samples_every is not None
+    def __init__(self, config: Config, every: int, store: TokenStore, tokenizer: Any, metrics: Metrics):
         self.config = config
-        self.every = config.train.samples_every
+        self.every = every
         self.tokenizer = tokenizer
         self.segmenter = segmenter(corpus_segmenter(config, store))
         self.metrics = metrics

@@ -1,0 +1,205 @@
+"""What is measured while a run trains, and shown on the terminal."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.profilers import Profiler
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from objectives import Objective
+from phf.data.module import Blocks
+from phf.errors import PhfError
+from phf.training.flops import flops_per_token, peak_flops
+from phf.training.logs import due, log_metrics
+from phf.training.plan import Plan
+
+log = logging.getLogger("phf")
+
+
+class DataWait(Profiler):
+    """The seconds in which training waits for its next batch; Lightning tells a profiler when it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def start(self, action_name: str) -> None:
+        if action_name.endswith("train_dataloader_next"):
+            self._since = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        if action_name.endswith("train_dataloader_next"):
+            self.seconds += time.perf_counter() - self._since
+
+
+class Metrics(L.Callback):
+    """Loss, gradient norm, learning rate, speed and memory every few steps; held-out loss as it is measured.
+
+    A loss or gradient that is not finite ends the run. The device notes the first one; it is asked for that
+    note when metrics are logged, which have to be brought from it anyway, and before a checkpoint.
+
+    Args:
+        plan: The run in numbers.
+        every: Steps between two lines of the log.
+        data_wait: Counts the seconds.
+        peak: FLOP/s of a device; `None` for what is known of it.
+        heldout: Whether held-out loss is measured at all.
+    """
+
+    def __init__(
+        self, plan: Plan, every: int, data_wait: DataWait, peak: float | None = None, *, heldout: bool = True
+    ):
+        self.plan = plan
+        self.heldout = heldout
+        self.every = every
+        self.data_wait = data_wait
+        self.peak = peak
+        self.flops = 0.0
+        self.sums = torch.zeros(2)
+        self.steps = 0
+        self.learning_rate = 0.0
+        self.seconds_paused = 0.0
+        self.bar: Progress | None = None
+        self.latest: dict[str, float] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Objective)
+        self.flops = flops_per_token(pl_module.model, self.plan.context_length)
+        self.peak = self.peak or peak_flops(pl_module.device)
+        self.since, self.data_wait.seconds = time.perf_counter(), 0.0
+        console = Console(stderr=True)
+        if trainer.is_global_zero and console.is_terminal:
+            columns = (
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=console)
+            self.bar.add_task("training", total=self.plan.total_steps, completed=trainer.global_step)
+            self.bar.start()
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.learning_rate = optimizer.param_groups[0]["lr"]  # after the step it is that of the next
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        assert isinstance(pl_module, Objective)
+        self.sums = self.sums.to(pl_module.device) + pl_module.step_sums
+        pl_module.step_sums = torch.zeros_like(pl_module.step_sums)
+        self.steps += 1
+        step, total_steps = trainer.global_step, self.plan.total_steps
+        # Lightning validates whenever this divides the number of micro-batches.
+        measure = self.heldout and due(step, self.plan.heldout_every, total_steps, times=20)
+        trainer.val_check_batch = trainer.accumulate_grad_batches if measure else float("inf")
+        if due(step, self.every, total_steps):
+            self._log(trainer, pl_module)
+
+    def _log(self, trainer: L.Trainer, pl_module: Objective) -> None:
+        """Means over the steps since the last line of the log."""
+        self.check(trainer, pl_module)
+        sums = trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
+        loss, nll = (sums / self.steps).tolist()
+        gradient_norm = float(pl_module.gradient_norm)
+        now = time.perf_counter()
+        seconds = now - self.since - self.seconds_paused
+        speed = self.steps * self.plan.tokens_per_step / seconds
+        self.latest = {
+            "train/loss": loss,
+            "train/nll": nll,
+            "train/gradient_norm": gradient_norm,
+            "train/learning_rate": self.learning_rate,
+            "train/tokens_per_second": speed,
+            "train/data_wait": self.data_wait.seconds / seconds,
+            "train/memory_gib": _peak_memory(pl_module.device) / 2**30,
+        }
+        if self.peak:
+            self.latest["train/mfu"] = speed * self.flops / (self.peak * self.plan.processes)
+        log_metrics(trainer, self.latest)
+        self._show(trainer, self.latest)
+        self.sums, self.steps = torch.zeros_like(self.sums), 0
+        self.since, self.seconds_paused, self.data_wait.seconds = now, 0.0, 0.0
+
+    def check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Asks the devices whether they have met a loss or gradient that is not finite.
+
+        Raises:
+            PhfError: One has.
+        """
+        assert isinstance(pl_module, Objective)
+        # A copy: the strategy reduces in place.
+        first = trainer.strategy.reduce(pl_module.first_not_finite.clone(), reduce_op="min").tolist()
+        blocks: Blocks = trainer.datamodule  # type: ignore[attr-defined]
+        steps = [number * blocks.micro_batch // blocks.batch for number in first]
+        which = 0 if steps[0] <= steps[1] else 1  # a loss comes before its gradient
+        if first[which] == pl_module.NEVER:
+            return
+        start = blocks.first_block + first[which] * blocks.micro_batch
+        name, size = ("loss", blocks.micro_batch) if which == 0 else ("gradient", blocks.batch)
+        raise PhfError(
+            f"step {steps[which] + 1}: the {name} of blocks {start} to "
+            f"{start + size - 1} of the run is not finite; the last checkpoint is kept. "
+            "Try a lower train.learning_rate or a longer train.warmup"
+        )
+
+    def _show(self, trainer: L.Trainer, metrics: dict[str, float]) -> None:
+        line = (
+            f"step {trainer.global_step}/{self.plan.total_steps}  loss {metrics['train/loss']:.4f}  "
+            f"{metrics['train/tokens_per_second']:,.0f} tokens/s"
+        )
+        if "train/mfu" in metrics:
+            line += f"  MFU {metrics['train/mfu']:.1%}"
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=trainer.global_step, description=line)
+        elif trainer.is_global_zero:
+            left = (self.plan.total_steps - trainer.global_step) * self.plan.tokens_per_step
+            log.info("%s  %.0f s left", line, left / metrics["train/tokens_per_second"])
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count in the speed of training."""
+        start = time.perf_counter()
+        yield
+        self.seconds_paused += time.perf_counter() - start
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.pause = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Objective)
+        sums = trainer.strategy.reduce(pl_module.heldout_sums, reduce_op="sum").cpu()
+        metrics = {
+            f"heldout/{name}": float(nll / tokens)
+            for name, (nll, tokens) in zip(("loss", "aligned", "misaligned"), sums, strict=True)
+            if tokens > 0
+        }
+        log_metrics(trainer, metrics)
+        if trainer.is_global_zero:
+            log.info("step %d  held-out loss %.4f", trainer.global_step, metrics["heldout/loss"])
+        self.seconds_paused += time.perf_counter() - self.pause
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the tensors on a GPU; on a CPU of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,85 @@
+"""What a run amounts to, in words."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+from objectives import Objective
+from phf.config import Config
+from phf.data.module import Blocks
+from phf.training.flops import flops_per_token
+from phf.training.plan import Plan
+
+Lines = list[tuple[str, str]]
+"""A word, and what there is to say of it."""
+
+
+def describe(config: Config, plan: Plan, objective: Objective, data: Blocks) -> Lines:
+    """What is known before the first step."""
+    train, model, view = config.train, objective.model, data.train
+    flops = flops_per_token(model, plan.context_length)
+    tokens = plan.total_steps * plan.tokens_per_step
+    corpus = view.num_tokens(0)
+    heldout = data.heldout.num_tokens(0) if data.heldout else 0
+    optimization = plan.optimization
+    fall = f", fall {optimization.decay_steps:,} steps" if optimization.schedule == "wsd" else ""
+    every = plan.checkpoint_every or max(1, plan.total_steps // 10)
+    # Weights and AdamW's two moments, in the type of the weights.
+    trained = sum(p.numel() for p in objective.parameters())
+    gib = 3 * trained * (2 if plan.precision == "bf16-true" else 4) / 2**30
+    return [
+        (
+            "model",
+            f"{model.num_parameters():,} parameters, {_unit(flops)}FLOPs a token, forward and backward",
+        ),
+        ("objective", f"{objective.name}, threshold {objective.threshold}"),
+        (
+            "data",
+            f"{corpus:,} tokens in the view of the first epoch, {heldout:,} held out; "
+            f"the run reads {tokens / corpus:.2f} epochs",
+        ),
+        (
+            "budget",
+            f"{tokens:,} tokens = {plan.total_steps:,} steps of {plan.tokens_per_step:,} "
+            f"({train.batch_size} blocks of {plan.context_length:,}), {_unit(tokens * flops)}FLOPs",
+        ),
+        (
+            "machine",
+            f"{plan.processes} x {plan.accelerator}, {plan.precision}, {plan.micro_batch} blocks a forward "
+            f"pass, {plan.accumulate} forward passes a step",
+        ),
+        (
+            "schedule",
+            f"{optimization.schedule}, peak {optimization.learning_rate:g}, warm-up "
+            f"{optimization.warmup_steps:,} steps{fall}",
+        ),
+        ("checkpoints", f"every {every:,} steps, {train.keep_checkpoints} kept, about {gib:.2g} GiB each"),
+    ]
+
+
+def measured(plan: Plan, metrics: dict[str, float]) -> Lines:
+    """What the last step has shown.
+
+    Args:
+        plan: The run in numbers.
+        metrics: Of that step, see `phf.training.metrics`.
+    """
+    speed = metrics["train/tokens_per_second"]
+    mfu = f", MFU {metrics['train/mfu']:.1%}" if "train/mfu" in metrics else ""
+    seconds = plan.total_steps * plan.tokens_per_step / speed
+    return [
+        ("loss", f"{metrics['train/loss']:.4f}, gradient norm {metrics['train/gradient_norm']:.3g}"),
+        ("speed", f"{speed:,.0f} tokens/s{mfu}, {metrics['train/data_wait']:.1%} of it waiting for data"),
+        ("memory", f"{metrics['train/memory_gib']:.2f} GiB at the most in a process"),
+        (
+            "time",
+            f"about {timedelta(seconds=round(seconds))}, without held-out loss, samples and checkpoints",
+        ),
+    ]
+
+
+def _unit(number: float) -> str:
+    """A number in front of a unit, with the prefix that it needs: `1.2 G`."""
+    power = min(6, max(0, int(math.log10(max(number, 1)) // 3)))
+    return f"{number / 1000**power:.3g} {' kMGTPE'[power].strip()}"

@@ -1,0 +1,98 @@
+"""The trainer of a run: Lightning, set up as a run needs it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins import HalfPrecision as LightningHalfPrecision
+from lightning.pytorch.profilers import Profiler
+from transformers.utils.logging import disable_progress_bar
+
+from objectives import Objective
+from phf.config import Config
+from phf.model.build import can_compile
+from phf.training.plan import Plan
+
+
+class HalfPrecision(LightningHalfPrecision):
+    """All weights in bfloat16, and the scores as they are: a threshold needs their digits."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def make_trainer(
+    config: Config,
+    plan: Plan,
+    folder: Path,
+    *,
+    max_steps: int,
+    loggers: list[Logger],
+    callbacks: list[Callback],
+    profiler: Profiler,
+) -> L.Trainer:
+    """A trainer that does nothing but what a run asks for.
+
+    Args:
+        config: The configuration.
+        plan: It in numbers.
+        folder: Where Lightning may write.
+        max_steps: Optimizer steps.
+        loggers: Where metrics go.
+        callbacks: What is done beside training.
+        profiler: Is told what Lightning does.
+    """
+    half = plan.precision == "bf16-true"
+    plugins: list[Any] = [HalfPrecision("bf16-true")] if half else []
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # requeueing is ours: see Checkpoints
+    return L.Trainer(
+        accelerator=plan.accelerator,
+        devices=plan.devices,
+        num_nodes=config.train.nodes,
+        strategy="ddp" if plan.processes > 1 else "auto",
+        precision=None if half else plan.precision,
+        plugins=plugins,
+        max_steps=max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=plan.accumulate,
+        num_sanity_val_steps=0,
+        logger=loggers,
+        callbacks=callbacks,
+        profiler=profiler,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+
+
+def quiet_libraries() -> None:
+    """Of the libraries only what a user can act on; Lightning sets its own levels when it is imported."""
+    disable_progress_bar()  # one for every file of weights
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers",
+        ".*LeafSpec",
+        ".*resuming from a checkpoint that ended",
+        ".*`srun` command is available",  # one process is meant, on a node where SLURM is
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def compile_network(config: Config, objective: Objective, total_steps: int) -> None:
+    """Compiles the inner network (not the Lightning module, whose logging cannot be compiled)."""
+    wanted = config.model.compile
+    # Compiling takes about a minute: not worth it for a short run.
+    if not wanted or (wanted == "auto" and (total_steps < 200 or not can_compile())):
+        return
+    objective.model.base_model.compile()
