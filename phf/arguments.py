@@ -26,7 +26,7 @@ phf tokenize documents.path=pages.parquet tokenizer.name=gpt2 store.path=data/pa
     "pretrain": (
         "train a model with one of the objectives, or go on with a run",
         """phf pretrain configs/task/pep8.yaml configs/objective/conditional.yaml configs/model/tiny-gpt2.yaml
-phf pretrain configs/task/pep8.yaml objective.name=awr train.tokens=10000000 run.name=awr --print-config""",
+phf pretrain configs/task/pep8.yaml objective.name=awr train.tokens=10000000 run.name=awr --dry-run""",
     ),
     "generate": (
         "write samples of a model, as jsonl",
@@ -131,6 +131,12 @@ def _add_arguments(verb: argparse.ArgumentParser, name: str) -> None:
     elif name == "tokenize":
         verb.add_argument(
             "--train-tokenizer", action="store_true", help="train one on the documents (tokenizer.train=true)"
+        )
+    elif name == "pretrain":
+        verb.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="build all, train two steps, say what the run will be, stop",
         )
     elif name == "generate":
         verb.add_argument("--scenario", help="a scenario of the configuration (default: the first)")

@@ -89,9 +89,13 @@ def _pretrain(arguments: argparse.Namespace) -> int | None:
     config = _config(arguments)
     if config is None:
         return 0
-    from phf.training.run import pretrain
+    from phf.training.run import dry_run, pretrain
 
-    pretrain(config)
+    if arguments.dry_run:
+        for what, text in dry_run(config):
+            print(f"{what:12}{text}")
+    else:
+        pretrain(config)
     return 0
 
 

@@ -11,6 +11,7 @@ from objectives import Optimization
 from phf.config import Config, TrainConfig
 from phf.config.checks import parse_span
 from phf.errors import ConfigError
+from phf.training.profile import SKIPPED_STEPS
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,12 @@ def make_plan(config: Config) -> Plan:
     total_steps = tokens // tokens_per_step
     if total_steps < 1:
         raise ConfigError(f"train.tokens: {tokens:,} tokens are less than one step of {tokens_per_step:,}")
+
+    if train.profile_steps and total_steps < SKIPPED_STEPS + train.profile_steps:
+        raise ConfigError(
+            f"train.profile_steps: {train.profile_steps} steps after {SKIPPED_STEPS} others are more than the "
+            f"{total_steps} of the run"
+        )
 
     def steps(span: float | str) -> int:
         number, unit = parse_span(span)

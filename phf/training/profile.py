@@ -59,7 +59,9 @@ class Profile(L.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         on_gpu = ProfilerActivity.CUDA in profiler.activities
         sort_by = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
-        table = profiler.key_averages(group_by_input_shape=True).table(sort_by=sort_by, row_limit=50)
+        table = profiler.key_averages(group_by_input_shape=True).table(
+            sort_by=sort_by, row_limit=50, max_name_column_width=50, max_shapes_column_width=50
+        )
         (self.folder / "table.txt").write_text(table)
         profiler.export_chrome_trace(str(self.folder / "trace.json"))
         log.info("profile of %d steps: %s", self.steps, self.folder)

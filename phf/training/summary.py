@@ -27,7 +27,7 @@ def describe(config: Config, plan: Plan, objective: Objective, data: Blocks) -> 
     every = plan.checkpoint_every or max(1, plan.total_steps // 10)
     # Weights and AdamW's two moments, in the type of the weights.
     trained = sum(p.numel() for p in objective.parameters())
-    gib = 3 * trained * (2 if plan.precision == "bf16-true" else 4) / 2**30
+    size = 3 * trained * (2 if plan.precision == "bf16-true" else 4)
     return [
         (
             "model",
@@ -54,7 +54,7 @@ def describe(config: Config, plan: Plan, objective: Objective, data: Blocks) -> 
             f"{optimization.schedule}, peak {optimization.learning_rate:g}, warm-up "
             f"{optimization.warmup_steps:,} steps{fall}",
         ),
-        ("checkpoints", f"every {every:,} steps, {train.keep_checkpoints} kept, about {gib:.2g} GiB each"),
+        ("checkpoints", f"every {every:,} steps, {train.keep_checkpoints} kept, about {_unit(size)}B each"),
     ]
 
 
