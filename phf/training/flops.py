@@ -19,7 +19,7 @@ _PEAKS = {
     "RTX 3090": 71e12,
 }
 """Dense matrix products in 16 bits with sums in float32, FLOP/s, from NVIDIA's data sheets; the first
-name that is part of the device's counts. (Some in Lightning's own table are for sparse matrices: twice that.)"""
+name that is part of the device's counts. (Some in Lightning's own table are for sparse ones: twice that.)"""
 
 
 def flops_per_token(model: PreTrainedModel, context_length: int) -> float:

@@ -71,8 +71,8 @@ def make_plan(config: Config) -> Plan:
 
     if train.profile_steps and total_steps < SKIPPED_STEPS + train.profile_steps:
         raise ConfigError(
-            f"train.profile_steps: {train.profile_steps} steps after {SKIPPED_STEPS} others are more than the "
-            f"{total_steps} of the run"
+            f"train.profile_steps: {train.profile_steps} steps after {SKIPPED_STEPS} others are more than "
+            f"the {total_steps} of the run"
         )
 
     def steps(span: float | str) -> int:

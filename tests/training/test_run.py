@@ -1,30 +1,22 @@
 """Real runs of a tiny model: every objective, exact resumption, errors."""
 
-import csv
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
+from runs import NO_DROPOUT, assert_same, configure, metrics, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from objectives import OBJECTIVES, Batch, Tags, View
-from phf.config import Config, load_config, to_yaml
+from phf.config import load_config
 from phf.data.packed import PackedView
 from phf.data.store import TokenStore
 from phf.errors import ConfigError, PhfError
 from phf.model.build import can_compile
-from phf.training.checkpoints import latest_checkpoint
 from phf.training.export import export_checkpoint
 from phf.training.run import pretrain
 
@@ -36,32 +28,6 @@ OPTIONS = {
     "rwr": ["objective.beta=1", "objective.reward_scaling=zscore"],
     "awr": ["objective.beta=1", "objective.alpha=0.3", "objective.reward_scaling=percentile"],
 }
-
-
-# Its noise is drawn for each micro-batch, so it depends on how a step is divided.
-NO_DROPOUT = "model.config={resid_pdrop: 0.0, embd_pdrop: 0.0, attn_pdrop: 0.0}"
-
-
-def configure(tiny: Config, folder: Path, *overrides: str) -> Config:
-    return load_config([f"run.folder={folder}", *overrides], tiny)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for key in a:
-        assert torch.equal(a[key], b[key]), key
-
-
-def metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    found: dict[str, list[tuple[int, float]]] = {}
-    with (folder / "metrics.csv").open() as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
-    return found
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -124,126 +90,7 @@ def test_other_architectures(tiny, tmp_path, architecture, config, name):
     assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
 
 
-def command(tiny: Config, tmp_path: Path, *overrides: str) -> list[str]:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(to_yaml(tiny))
-    return [sys.executable, "-m", "phf", "pretrain", str(path), *overrides]
-
-
-def start(arguments: Sequence[str]) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_checkpoint(folder: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while latest_checkpoint(folder / "checkpoints") is None:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-LONG = (
-    "objective.name=conditional",
-    "train.tokens=25600",
-    "train.checkpoint_every=10",
-    "train.heldout_every=1",  # so that there is always one at the step that is stopped after
-    "train.heldout_blocks=4",
-)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tiny, tmp_path_factory):
-    return pretrain(configure(tiny, tmp_path_factory.mktemp("whole") / "run", *LONG))
-
-
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGUSR1, signal.SIGINT])
-def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(tiny, tmp_path, uninterrupted, signum):
-    folder = tmp_path / "run"
-    process = start(command(tiny, tmp_path, f"run.folder={folder}", *LONG))
-    wait_for_checkpoint(folder, process)
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
-    if signum == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert process.returncode == (130 if signum == signal.SIGINT else 75)
-        assert errors.strip().splitlines()[-1].startswith("phf pretrain: stopped by a signal after step")
-    assert not (folder / "run.json").exists()
-    pretrain(configure(tiny, folder, *LONG))
-    assert_same(weights(folder), weights(uninterrupted))
-    ours, theirs = metrics(folder), metrics(uninterrupted)
-    for name in ("train/loss", "heldout/loss", "train/gradient_norm"):
-        assert ours[name] == theirs[name]
-
-
 AWR = ("objective.name=awr", "objective.reward_scaling=percentile", NO_DROPOUT, "train.heldout_blocks=1")
-
-
-@pytest.fixture(scope="module")
-def kept_steps(tiny, tmp_path_factory):
-    """A run with its checkpoints after steps 3, 6 and 8."""
-    folder = tmp_path_factory.mktemp("kept") / "run"
-    return pretrain(configure(tiny, folder, *AWR, "train.checkpoint_every=3", "train.keep_checkpoints=9"))
-
-
-def stopped_after(step: int, run: Path, folder: Path) -> Path:
-    """The run as it would have been left, had it been killed after a step."""
-    (folder / "checkpoints").mkdir(parents=True)
-    for name in ("config.yaml", "store.json", "metrics.csv", f"checkpoints/step-{step:08d}.ckpt"):
-        shutil.copy(run / name, folder / name)
-    return folder
-
-
-def assert_same_losses(run: Path, other: Path) -> None:
-    ours, theirs = metrics(run), metrics(other)
-    for name in ("train/loss", "heldout/loss"):
-        assert [step for step, _ in ours[name]] == [step for step, _ in theirs[name]]
-        assert [x for _, x in ours[name]] == pytest.approx([x for _, x in theirs[name]], rel=1e-5)
-
-
-def assert_equal_to_rounding(run: Path, other: Path) -> None:
-    for key, weight in weights(run).items():
-        torch.testing.assert_close(weights(other)[key], weight, rtol=1e-4, atol=1e-6, msg=key)
-    assert_same_losses(run, other)
-
-
-def test_a_run_goes_on_with_smaller_micro_batches(tiny, tmp_path, kept_steps):
-    folder = stopped_after(3, kept_steps, tmp_path / "run")
-    pretrain(configure(tiny, folder, *AWR, "train.micro_batch_size=4"))
-    assert_equal_to_rounding(folder, kept_steps)
-
-
-def test_a_run_goes_on_in_two_processes_with_one_heldout_block(tiny, tmp_path, kept_steps):
-    folder = stopped_after(3, kept_steps, tmp_path / "run")
-    process = start(
-        command(tiny, tmp_path, f"run.folder={folder}", "train.devices=2", *AWR, "train.micro_batch_size=2")
-    )
-    _, errors = process.communicate(timeout=180)
-    assert process.returncode == 0, errors
-    assert_equal_to_rounding(folder, kept_steps)
-
-
-def test_two_processes_are_stopped_and_one_goes_on(tiny, tmp_path):
-    overrides = (*LONG, NO_DROPOUT, "train.heldout_every=null")
-    folder = tmp_path / "two"
-    process = start(command(tiny, tmp_path, f"run.folder={folder}", "train.devices=2", *overrides))
-    wait_for_checkpoint(folder, process)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75, errors
-    assert errors.count("stopped by a signal") == 1
-    pretrain(configure(tiny, folder, *overrides))
-    # Not the weights: so many steps make much of the rounding of a gradient that is zero (of keys' biases).
-    assert_same_losses(folder, pretrain(configure(tiny, tmp_path / "one", *overrides)))
-
-
-@pytest.mark.parametrize("override", ["train.micro_batch_size=2", "model.head=plain"])
-def test_accumulation_and_the_plain_head_change_nothing(tiny, tmp_path, override):
-    overrides = ("objective.name=awr", NO_DROPOUT)
-    one = pretrain(configure(tiny, tmp_path / "one", *overrides))
-    other = pretrain(configure(tiny, tmp_path / "other", *overrides, override))
-    assert_equal_to_rounding(one, other)
 
 
 @pytest.fixture(scope="module")
