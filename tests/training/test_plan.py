@@ -1,0 +1,164 @@
+"""The run in numbers, what is said of it, two steps on trial, one batch by heart, a profile."""
+
+import json
+import math
+import subprocess
+
+import pytest
+import torch
+from runs import NO_DROPOUT, command, configure, metrics
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from phf.config import load_config
+from phf.data.module import StepBlocks
+from phf.data.store import TokenStore
+from phf.errors import ConfigError, PhfError
+from phf.training.build import build, training_data
+from phf.training.flops import flops_per_token
+from phf.training.plan import make_plan
+from phf.training.run import dry_run, pretrain
+
+
+@pytest.mark.parametrize(
+    ("span", "steps"), [(0.25, 2), (0, 0), (1, 8), ("3 steps", 3), ("512 tokens", 2), ("1.5e3 tokens", 6)]
+)
+def test_spans_are_shares_steps_or_tokens(tiny, span, steps):
+    config = load_config(
+        [{"train": {"warmup": span, "schedule": "wsd", "decay": span, "decay_shape": "sqrt"}}], tiny
+    )
+    optimization = make_plan(config).optimization
+    assert optimization.warmup_steps == steps
+    assert optimization.decay_steps == steps
+    assert optimization.decay_shape == "sqrt"
+
+
+@pytest.mark.parametrize(("every", "steps"), [(3, 3), ("2 steps", 2), ("1_024 tokens", 4), ("1 tokens", 1)])
+def test_intervals_are_steps_or_tokens(tiny, tmp_path, every, steps):
+    config = configure(tiny, tmp_path, f"train.checkpoint_every={every}", f"train.heldout_every={every}")
+    plan = make_plan(config)
+    assert plan.checkpoint_every == plan.heldout_every == steps
+    assert plan.samples_every is None
+
+
+@pytest.mark.parametrize("override", ["train.warmup=2", "train.decay=1e7", "train.checkpoint_every=3 blocks"])
+def test_a_span_that_is_none(tiny, override):
+    with pytest.raises(ConfigError, match=r"^[^\n]*train\.\w+ must be a share in \[0, 1\], or such as"):
+        load_config([override], tiny)
+
+
+def test_checkpoints_by_tokens(tiny, tmp_path):
+    overrides = ("train.checkpoint_every=768 tokens", "train.keep_checkpoints=9")
+    folder = pretrain(configure(tiny, tmp_path / "run", *overrides))
+    steps = [json.loads(path.read_text())["tokens"] for path in sorted(folder.glob("checkpoints/*.json"))]
+    assert steps == [768, 1536, 2048]
+
+
+def test_flops_are_those_of_the_matrix_products():
+    """Of GPT-2 small, by nanoGPT's count; and an untied table of embeddings is looked up, not multiplied."""
+    with torch.device("meta"):
+        gpt2 = GPT2LMHeadModel(GPT2Config())
+        untied = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=100,
+                hidden_size=8,
+                intermediate_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+            )
+        )
+    assert flops_per_token(gpt2, 1024) == 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 768 * 1024
+    layer = 4 * 8 * 8 + 3 * 8 * 16 + 2 * 8
+    assert flops_per_token(untied, 10) == 6 * (2 * layer + 8 + 100 * 8) + 12 * 2 * 8 * 10
+
+
+def test_the_log_has_speed_memory_waiting_and_mfu(tiny, tmp_path):
+    found = metrics(pretrain(configure(tiny, tmp_path / "run", "train.peak_flops=1e9")))
+    config = configure(tiny, tmp_path / "run")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    flops = flops_per_token(model, config.model.context_length)
+    for (_, speed), (_, mfu) in zip(found["train/tokens_per_second"], found["train/mfu"], strict=True):
+        assert mfu == pytest.approx(speed * flops / 1e9)
+    assert all(0 < wait < 1 for _, wait in found["train/data_wait"])
+    assert all(0.01 < gib < 64 for _, gib in found["train/memory_gib"])
+
+
+def test_without_a_known_peak_there_is_no_mfu(tiny, tmp_path):
+    assert "train/mfu" not in metrics(pretrain(configure(tiny, tmp_path / "run")))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_dry_run_says_what_the_run_will_be_and_leaves_nothing(tiny, tmp_path, devices):
+    folder = tmp_path / "run"
+    overrides = (f"run.folder={folder}", f"train.devices={devices}", NO_DROPOUT)
+    done = subprocess.run(
+        [*command(tiny, tmp_path, *overrides), "--dry-run"], capture_output=True, text=True, check=True
+    )
+    said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert "2,048 tokens = 8 steps of 256 (8 blocks of 32)" in said["budget"]
+    assert said["machine"].startswith(f"{devices} x cpu, 32-true, {8 // devices} blocks a forward pass")
+    assert {"model", "data", "schedule", "checkpoints", "speed", "memory", "time"} <= said.keys()
+    assert not folder.exists()
+    second_step = metrics(pretrain(configure(tiny, folder, NO_DROPOUT)))["train/loss"][1][1]
+    assert float(said["loss"].partition(",")[0]) == pytest.approx(second_step, abs=1e-4)
+
+
+def test_a_dry_run_beside_another_run_is_refused(tiny, tmp_path):
+    pretrain(configure(tiny, tmp_path / "run"))
+    with pytest.raises(ConfigError, match="holds a run with train"):
+        dry_run(configure(tiny, tmp_path / "run", "train.learning_rate=1e-2"))
+
+
+def test_one_batch_is_learned_by_heart(tiny, tmp_path):
+    overrides = (
+        "train.overfit_batches=1", "train.batch_size=1", "train.tokens=12800", "train.learning_rate=1e-2",
+        "train.schedule=constant", "train.heldout_every=1000", NO_DROPOUT,
+    )  # fmt: skip
+    losses = [x for _, x in metrics(pretrain(configure(tiny, tmp_path / "run", *overrides)))["train/loss"]]
+    assert losses[0] > 5
+    assert losses[-1] < 0.1
+
+
+def test_the_blocks_of_the_first_steps_come_again():
+    sampler = iter(StepBlocks(10, 4, 2, 1, 2, first_step=1, distinct_steps=2))
+    assert [next(sampler) for _ in range(3)] == [[16, 17], [12, 13], [16, 17]]
+
+
+def test_a_profile_is_written(tiny, tmp_path):
+    folder = pretrain(configure(tiny, tmp_path / "run", "train.profile_steps=2"))
+    assert "_FusedHead" in (folder / "profile" / "table.txt").read_text()
+    events = json.loads((folder / "profile" / "trace.json").read_text())["traceEvents"]
+    assert sum(event.get("name", "").startswith("ProfilerStep#") for event in events) >= 2
+
+
+def test_a_run_too_short_for_its_profile(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="4 steps after 5 others are more than the 8 of the run"):
+        pretrain(configure(tiny, tmp_path / "run", "train.profile_steps=4"))
+
+
+@pytest.mark.parametrize("micro_batch", [8, 2])
+def test_the_blocks_of_a_loss_that_is_not_finite_are_named(tiny, tmp_path, micro_batch):
+    """A model with one broken embedding fails where the run first reads that token, which the data tells."""
+    overrides = (NO_DROPOUT, "train.tokens=25600", f"train.micro_batch_size={micro_batch}")
+    config = configure(tiny, tmp_path / "run", *overrides, "train.log_every=100")
+    plan = make_plan(config)
+    store = TokenStore(config.store.path)
+    objective, tokenizer = build(config, store, plan.optimization)
+    view = training_data(config, store, objective, tokenizer, micro_batch).train
+    blocks = [set(view.block(*view.locate(i)).tokens[:-1].tolist()) for i in range(800)]
+    token = next(t for t in range(384) if 3 * 8 <= _first(blocks, t) < 60)
+    broken = _first(blocks, token)
+    objective.model.transformer.wte.weight.data[token, 0] = math.nan
+    # Tied to the head, a NaN would be in every logit.
+    objective.model.config.tie_word_embeddings = False
+    objective.model.lm_head.weight = torch.nn.Parameter(objective.model.transformer.wte.weight.nan_to_num())
+    objective.model.save_pretrained(tmp_path / "broken")
+    start = broken // micro_batch * micro_batch
+    message = (
+        rf"step {broken // 8 + 1}: the loss of blocks {start} to {start + micro_batch - 1} of the run is"
+    )
+    with pytest.raises(PhfError, match=message):
+        pretrain(load_config([f"model.start_from={tmp_path / 'broken'}"], config))
+
+
+def _first(blocks, token):
+    return next((i for i, block in enumerate(blocks) if token in block), -1)
