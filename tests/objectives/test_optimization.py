@@ -39,6 +39,27 @@ def test_wsd_is_level_and_then_falls():
     assert factors[100] == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize(
+    ("shape", "left"),
+    [("linear", 0.75), ("cosine", (2 + math.sqrt(2)) / 4), ("sqrt", 0.5), ("square", 0.5625)],
+)
+def test_wsd_falls_along_any_shape(shape, left):
+    factors = course(schedule="wsd", decay_steps=20, decay_shape=shape, minimum=0.2)
+    assert factors[80] == 1.0
+    assert factors[85] == pytest.approx(0.2 + 0.8 * left)  # a quarter of the fall is done
+    assert factors[100] == pytest.approx(0.2)
+
+
+def test_weight_decay_spares_embeddings_and_a_head_that_is_tied_to_them():
+    embedding, head, inner = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False), nn.Linear(3, 3, bias=False)
+    head.weight = embedding.weight
+    module = nn.Sequential(embedding, inner, head)
+    optimizer = Optimization(total_steps=1, decay_embeddings=False).build(module, fused=False)
+    decayed, spared = (group["params"] for group in optimizer.param_groups)
+    assert [id(p) for p in decayed] == [id(inner.weight)]
+    assert [id(p) for p in spared] == [id(embedding.weight)]
+
+
 def test_weight_decay_spares_biases_and_norms():
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Embedding(5, 3))
     optimizer = Optimization(total_steps=1, weight_decay=0.1).build(module, fused=False)
