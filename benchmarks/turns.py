@@ -49,8 +49,7 @@ class Pace:
             return
         losses = torch.stack(self.losses).tolist()  # waits until a GPU has done all that it was asked for
         seconds = time.perf_counter() - self.start
-        peak = torch.cuda.max_memory_allocated() / 2**20 or peak_mib()
-        self.connection.send(Turn(seconds, losses, peak))
+        self.connection.send(Turn(seconds, losses, peak_mib()))
         if not self.connection.recv():
             raise _OverError
         self.losses.clear()
