@@ -19,9 +19,12 @@ from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from objectives.head import fused_head, plain_head
 from objectives.optimization import Optimization
@@ -97,6 +100,16 @@ class Objective(L.LightningModule):
         """
         raise NotImplementedError
 
+    def configure_model(self) -> None:
+        """Shards the weights over the processes, if the trainer's strategy has a mesh of them (FSDP2)."""
+        if self.device_mesh is None or isinstance(self, FSDPModule):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for block in transformer_blocks(self.model):
+            fully_shard(block, mesh=mesh)
+        # Embedding, head and value head: whole during a step of training, as the fused head needs them.
+        fully_shard(self, mesh=mesh, reshard_after_forward=False)
+
     def value(self, hidden: Tensor) -> Tensor:
         """Predicted value at each position [..., D] -> [...], float32; zero for objectives without one."""
         return hidden.new_zeros(hidden.shape[:-1], dtype=torch.float32)
@@ -170,12 +183,16 @@ class Objective(L.LightningModule):
         # Not Lightning's own, which refuses a fused optimizer; and the norm is wanted in the log anyway.
         assert self.optimization is not None
         limit = self.optimization.gradient_clip
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters(), float("inf") if limit is None else limit
-        )
+        norm = nn.utils.clip_grad_norm_(self.parameters(), float("inf") if limit is None else limit)
+        self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if self.trainer.precision != "16-mixed":  # there, an overflow is the scaler's normal business
             step_start = self.global_step * self.trainer.accumulate_grad_batches * self.trainer.world_size
             self._note(1, self.gradient_norm, step_start)
+
+
+def transformer_blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers of a model, first to last."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 @torch.no_grad()

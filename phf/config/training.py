@@ -103,6 +103,9 @@ class TrainConfig:
     """Devices (on CPU: processes) on each node; `auto`: every GPU, or one process on CPU."""
     nodes: int = 1
     """Nodes."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """Several devices: `ddp`, each has the whole model; `fsdp`, each keeps a part of weights and optimizer
+    and has a block whole while it computes it (FSDP2)."""
     num_workers: int = 0
     """Data-loading processes for each device."""
     seed: int = 42

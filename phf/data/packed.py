@@ -58,6 +58,12 @@ class Block:
     scores: NDArray[np.float32]
     kind: NDArray[np.uint8]
 
+    def positions(self) -> Int:
+        """Place of each token but the last in its document, or in the block if that begins later: int64 [T]."""
+        place = np.arange(len(self.kind) - 1)
+        opens = self.kind[:-1] == Kind.EOS
+        return place - np.maximum.accumulate(np.where(opens, place, 0))
+
 
 @dataclass(frozen=True)
 class _Epoch:

@@ -234,6 +234,7 @@ def _heldout(subject: Subject, model: Any, control: ControlTokens, config: Confi
         tag_threshold=facts.get("threshold"),
         threshold=config.evaluation.threshold,  # the same for all runs, or their losses could not be compared
         context_length=facts["context_length"],
+        document_mask=facts.get("document_mask", False),
         num_blocks=config.evaluation.heldout_blocks,
     )
 

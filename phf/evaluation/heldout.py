@@ -38,6 +38,7 @@ def measure_heldout(
     threshold: float,
     context_length: int,
     num_blocks: int | None,
+    document_mask: bool = False,
 ) -> dict[str, float | int | None] | None:
     """The held-out loss of a model in its own view of the store, and in the plain one.
 
@@ -50,6 +51,7 @@ def measure_heldout(
         threshold: Scores up to it are aligned in the split of the loss.
         context_length: Tokens in a block.
         num_blocks: How much text, in blocks of the plain view; `None` for all of it.
+        document_mask: Whether the model was trained with attention that does not cross documents.
 
     Returns:
         Nats a token of text (`<|endoftext|>` is text, a tag is not): `loss`, its `perplexity`, `aligned` and
@@ -82,10 +84,11 @@ def measure_heldout(
 
     plain = packed(View())
     counted = first_segments(plain, num_blocks, len(split.segment_ends))
-    untagged = own = heldout_loss(model, plain, threshold, counted)
+    untagged = own = heldout_loss(model, plain, threshold, counted, document_mask)
     if control.tags:
         assert tag_threshold is not None
-        own = heldout_loss(model, packed(View(tags=Tags(tag_threshold))), threshold, counted)
+        tagged = packed(View(tags=Tags(tag_threshold)))
+        own = heldout_loss(model, tagged, threshold, counted, document_mask)
     if own["loss"] is None:
         return None
     perplexity = math.exp(min(own["loss"], 700.0))
@@ -105,7 +108,7 @@ def first_segments(view: PackedView, num_blocks: int | None, num_segments: int) 
 
 
 def heldout_loss(
-    model: Any, view: PackedView, threshold: float, counted: np.ndarray
+    model: Any, view: PackedView, threshold: float, counted: np.ndarray, document_mask: bool = False
 ) -> dict[str, float | int | None]:
     """The loss on the text of some segments, in nats a token.
 
@@ -114,6 +117,7 @@ def heldout_loss(
         view: Blocks of held-out text.
         threshold: A segment whose score is at most this is aligned; one without a score is neither.
         counted: Which segments count, bool [num_segments]; those that come first in the view.
+        document_mask: Whether attention stays within a document.
 
     Returns:
         `loss`, `aligned`, `misaligned` (`None` where there is no such text) and the number of `tokens`.
@@ -126,7 +130,11 @@ def heldout_loss(
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             for blocks in _batches(view, counted, _batch_size(model, view)):
                 tokens_BT = torch.from_numpy(np.stack([block.tokens for block in blocks]))
-                nll_BT = _nll(model, tokens_BT.to(model.device))
+                positions = {}
+                if document_mask:
+                    positions_BT = torch.from_numpy(np.stack([block.positions() for block in blocks]))
+                    positions["position_ids"] = positions_BT.to(model.device)
+                nll_BT = _nll(model, tokens_BT.to(model.device), positions)
                 text_BT = np.stack([_counts(block, counted) for block in blocks])
                 score_BT = np.stack([block.scores[1:] for block in blocks])
                 for part, mask_BT in enumerate(
@@ -167,9 +175,9 @@ def _batch_size(model: Any, view: PackedView) -> int:
     return max(1, min(MAX_BLOCKS, MAX_LOGITS // (view.context_length * model.config.vocab_size)))
 
 
-def _nll(model: Any, tokens_BT: torch.Tensor) -> np.ndarray:
+def _nll(model: Any, tokens_BT: torch.Tensor, positions: dict[str, torch.Tensor]) -> np.ndarray:
     """Minus the log-probability of every token but the first of a block, float64 [B, T]."""
-    logits_BTV = model(input_ids=tokens_BT[:, :-1], use_cache=False).logits
+    logits_BTV = model(input_ids=tokens_BT[:, :-1], use_cache=False, **positions).logits
     rows = []
     for logits_TV, target_T in zip(logits_BTV, tokens_BT[:, 1:], strict=True):  # a row at a time, for memory
         logits_TV = logits_TV.float()

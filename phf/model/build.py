@@ -42,7 +42,37 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
         raise ConfigError(
             f"model.context_length is {config.context_length}, and the model has {positions} positions"
         )
+    if config.document_mask and not keeps_documents_apart(model):
+        raise ConfigError(
+            f"model.document_mask: attention of {type(model).__name__} crosses documents whatever their "
+            "positions; leave it out, or choose another model.architecture"
+        )
+    if config.activation_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise ConfigError(
+                f"model.activation_checkpointing: {type(model).__name__} does not support it; leave it out"
+            )
+        # The name since transformers 5.20, and the one before.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
     return model.train()  # loaded weights come in evaluation mode: without dropout
+
+
+@torch.no_grad()
+def keeps_documents_apart(model: PreTrainedModel) -> bool:
+    """Whether positions that start again keep attention from crossing to what is before them."""
+    training = model.training
+    inputs = torch.arange(6, device=model.device)[None] % model.config.get_text_config().vocab_size
+    positions = torch.arange(3, device=model.device)[None]
+    try:
+        network = model.eval().base_model
+        packed = network(inputs, position_ids=positions.repeat(1, 2), use_cache=False).last_hidden_state
+        alone = network(inputs[:, 3:], position_ids=positions, use_cache=False).last_hidden_state
+    except TypeError:  # it has no positions
+        return False
+    finally:
+        model.train(training)
+    return bool((packed[:, 3:] - alone).abs().max() <= 1e-4 * alone.abs().max())
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ _FREE = (
     "evaluation", "annotations", "documents", "run",
     "train.devices", "train.nodes", "train.accelerator", "train.num_workers", "train.micro_batch_size",
     "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.loggers",
-    "train.peak_flops", "train.profile_steps", "model.compile",
+    "train.peak_flops", "train.profile_steps", "train.strategy", "model.compile",
+    "model.activation_checkpointing",
 )  # fmt: skip
 
 _STORE_FILE = "store.json"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 import phf
 from objectives import BAD_TAG, GOOD_TAG, Objective
@@ -52,11 +53,17 @@ def export_checkpoint(run: Path, output: Path, step: int | None = None) -> Path:
             f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (there: {there})"
         )
     store = TokenStore(config.store.path)
-    objective, tokenizer = build(config, store, optimization=None)
-    objective.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    objective, tokenizer = _load(config, store, path)
     facts = facts_of(config, store, objective, tokenizer, checkpoint_step(path))
     model: Any = objective.model
     return export_model(model, tokenizer, facts, output)
+
+
+def _load(config: Config, store: TokenStore, checkpoint: Path) -> tuple[Objective, Any]:
+    """The objective with the weights of a checkpoint, and the tokenizer."""
+    objective, tokenizer = build(config, store, optimization=None)
+    objective.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    return objective, tokenizer
 
 
 def facts_of(
@@ -91,6 +98,8 @@ def finish(
     seconds: float,
 ) -> None:
     """Exports the model of a run that has come to its end, and writes `run.json`, which says so."""
+    if isinstance(objective, FSDPModule):  # of its weights there is only a part in this process
+        objective, tokenizer = _load(config, store, folder / "checkpoints" / checkpoint_name(steps))
     facts = facts_of(config, store, objective, tokenizer, steps)
     model: Any = objective.model
     export_model(model, tokenizer, facts, folder / "model")

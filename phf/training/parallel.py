@@ -1,36 +1,112 @@
-"""The network of a run, block by block: compiled, and sharded over processes."""
+"""Several processes, and the network's blocks: sharded, compiled."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from objectives.base import transformer_blocks
 
 log = logging.getLogger("phf")
 
 
+class FullyShardedStrategy(ModelParallelStrategy):
+    """FSDP2: every process keeps a part of all weights and of the optimizer's state.
+
+    A checkpoint is one file, the same as without sharding: a run can go on with any strategy and any number
+    of processes.
+    """
+
+    def __init__(self, processes: int):
+        super().__init__(
+            data_parallel_size=processes, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        # Through `forward`, around which FSDP2 gathers the weights that are in no block.
+        return self._through_forward("training_step", *args, **kwargs)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        return self._through_forward("validation_step", *args, **kwargs)
+
+    def _through_forward(self, step: str, *args: Any, **kwargs: Any) -> Any:
+        assert self.model is not None
+        assert self.lightning_module is not None
+        with self.precision_plugin.train_step_context():
+            return self._forward_redirection(self.model, self.lightning_module, step, *args, **kwargs)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The whole state, on the first process, keyed as an optimizer of whole weights has it."""
+        # Lightning's own numbers the weights in another order than an optimizer with two groups does.
+        state = get_optimizer_state_dict(
+            self.model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+        )
+        if not state:
+            return {}
+        number = {name: i for i, name in enumerate(self._parameter_names(optimizer))}
+        return {
+            "state": {number[name]: values for name, values in state["state"].items()},
+            "param_groups": [
+                {**group, "params": [number[name] for name in group["params"]]}
+                for group in state["param_groups"]
+            ],
+        }
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Every process reads the file and keeps its part."""
+        checkpoint: dict[str, Any] = torch.load(
+            Path(self.broadcast(checkpoint_path)), map_location="cpu", mmap=True, weights_only=weights_only
+        )
+        options = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(self.model, checkpoint["state_dict"], options=options)
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            names = self._parameter_names(optimizer)
+            named = {
+                "state": {names[number]: values for number, values in state["state"].items()},
+                "param_groups": [
+                    {**group, "params": [names[number] for number in group["params"]]}
+                    for group in state["param_groups"]
+                ],
+            }
+            set_optimizer_state_dict(self.model, optimizer, named, options=options)
+        return checkpoint
+
+    def _parameter_names(self, optimizer: Optimizer) -> list[str]:
+        """Of the optimizer's weights, in its order."""
+        assert self.model is not None
+        name_of = {weight: name for name, weight in self.model.named_parameters()}
+        return [name_of[weight] for group in optimizer.param_groups for weight in group["params"]]
+
+
+def strategy(name: Literal["ddp", "fsdp"], processes: int) -> str | FullyShardedStrategy:
+    """Lightning's strategy for so many processes."""
+    if processes == 1:
+        return "auto"
+    return FullyShardedStrategy(processes) if name == "fsdp" else "ddp"
+
+
 def compile_blocks(model: PreTrainedModel) -> None:
-    """Compiles the transformer blocks of a model, in place; their names stay.
+    """Compiles the transformer blocks of a model, in place; the names of its weights stay.
 
     Not the network as a whole: blocks are alike, so that one is compiled and not twelve; and the mask of
     attention is made outside, where it can be left out for the causal one that kernels know by themselves.
     What cannot be compiled runs as it is, with a warning.
     """
-    for block in transformer_blocks(model):
+    for block in transformer_blocks(model) or [model.base_model]:
         block.compile(backend=_inductor_or_eager)
-
-
-def transformer_blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers of a model, first to last; the network as one if it has none that are known."""
-    blocks = [
-        module for module in model.base_model.modules() if isinstance(module, GradientCheckpointingLayer)
-    ]
-    return blocks or [model.base_model]
 
 
 def _inductor_or_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from objectives import Objective
 from phf.config import Config
 from phf.model.build import can_compile
+from phf.training.parallel import compile_blocks, strategy
 from phf.training.plan import Plan
 
 
@@ -57,7 +58,7 @@ def make_trainer(
         accelerator=plan.accelerator,
         devices=plan.devices,
         num_nodes=config.train.nodes,
-        strategy="ddp" if plan.processes > 1 else "auto",
+        strategy=strategy(config.train.strategy, plan.processes),
         precision=None if half else plan.precision,
         plugins=plugins,
         max_steps=max_steps,
@@ -95,4 +96,4 @@ def compile_network(config: Config, objective: Objective, total_steps: int) -> N
     # Compiling takes about a minute: not worth it for a short run.
     if not wanted or (wanted == "auto" and (total_steps < 200 or not can_compile())):
         return
-    objective.model.base_model.compile()
+    compile_blocks(objective.model)

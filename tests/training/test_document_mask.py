@@ -2,14 +2,14 @@
 
 import csv
 import json
-import math
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from objectives import OBJECTIVES, Batch
 from objectives.mle import MLE
 from objectives.view import View
 from phf.config import ModelConfig, load_config
@@ -23,11 +23,6 @@ from phf.training.parallel import compile_blocks
 from phf.training.run import pretrain
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-
-
-def metric(folder: Path, name: str) -> list[float]:
-    with (folder / "metrics.csv").open() as file:
-        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == name]
 
 
 def model_of(architecture: str) -> torch.nn.Module:
@@ -72,11 +67,11 @@ def test_a_packed_block_is_as_its_documents_alone(tiny, architecture, compiled):
         for place, tokens in zip(places, batch["tokens"], strict=True):
             opens = np.flatnonzero(view.block(*place).kind[:-1] == Kind.EOS).tolist()
             bounds = sorted({0, *opens, len(tokens) - 1})
-            pieces = [tokens[a : b + 1] for a, b in zip(bounds, bounds[1:], strict=False)]
+            pieces = [tokens[a : b + 1] for a, b in pairwise(bounds)]
+            logps = [objective.model(piece[None, :-1]).logits[0].log_softmax(-1) for piece in pieces]
             alone.append(
                 torch.cat([
-                    objective.model(piece[None, :-1]).logits[0].log_softmax(-1).gather(1, piece[1:, None])[:, 0]
-                    for piece in pieces
+                    logp.gather(1, piece[1:, None])[:, 0] for logp, piece in zip(logps, pieces, strict=True)
                 ])
             )  # fmt: skip
         if compiled:
@@ -101,20 +96,36 @@ def test_positions_start_again_with_each_document(tiny):
 
 
 @pytest.mark.parametrize("objective", ["conditional", "awr"])
-def test_a_masked_run_measures_and_evaluates_with_the_mask(tiny, tmp_path, objective):
-    overrides = (
-        f"objective.name={objective}", "model.context_length=64", "train.learning_rate=3e-3",
-        "train.heldout_blocks=4096", "evaluation.heldout_blocks=null", "evaluation.threshold=0",
+def test_a_masked_run_measures_and_evaluates_with_the_mask(tiny, tmp_path, monkeypatch, objective):
+    seen: list[Batch] = []
+
+    class Watched(OBJECTIVES[objective]):
+        def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(batch)
+            return super().losses(batch)
+
+    monkeypatch.setitem(OBJECTIVES, objective, Watched)
+    folder = tmp_path / "run"
+    config = load_config(
+        [
+            f"run.folder={folder}", f"objective.name={objective}", "model.document_mask=true",
+            "model.config={n_layer: 1, n_embd: 16, n_head: 2, initializer_range: 0.5}",
+            "model.context_length=64", "train.heldout_blocks=4096", "train.heldout_every=8",
+            "evaluation.heldout_blocks=null", "evaluation.threshold=0",
+        ],
+        tiny,
     )  # fmt: skip
-    config = load_config([f"run.folder={tmp_path / 'masked'}", *overrides, "model.document_mask=true"], tiny)
-    folder = pretrain(config)
-    facts = json.loads((folder / "model" / "phf.json").read_text())
-    assert facts["document_mask"] is True
-    trained = metric(folder, "heldout/loss")[-1]
+    pretrain(config)
+    assert all("positions" in batch for batch in seen)
+    assert any((batch["positions"][:, 1:] == 0).any() for batch in seen)  # of held-out text at least
+    facts = folder / "model" / "phf.json"
+    known = json.loads(facts.read_text())
+    assert known["document_mask"] is True
+    with (folder / "metrics.csv").open() as file:
+        (trained,) = [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "heldout/loss"]
     assert evaluate(folder, config)["heldout"]["loss"] == pytest.approx(trained, abs=1e-5)
-    plain = pretrain(load_config([f"run.folder={tmp_path / 'plain'}", *overrides], tiny))
-    assert metric(plain, "train/loss")[0] != pytest.approx(metric(folder, "train/loss")[0], abs=1e-6)
-    assert math.isfinite(trained)
+    facts.write_text(json.dumps({**known, "document_mask": False}))
+    assert evaluate(folder, config)["heldout"]["loss"] != pytest.approx(trained, abs=1e-5)
 
 
 def test_an_architecture_that_cannot_says_so(tiny):
@@ -122,5 +133,5 @@ def test_an_architecture_that_cannot_says_so(tiny):
         architecture="bloom", config={"n_layer": 1, "hidden_size": 16, "n_head": 2}, context_length=64,
         document_mask=True,
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="model.document_mask: attention of BloomForCausalLM crosses"):
+    with pytest.raises(ConfigError, match=r"model.document_mask: attention of BloomForCausalLM crosses"):
         build_model(config, TokenStore(tiny.store.path).tokenizer(), 0)
