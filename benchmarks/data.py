@@ -39,7 +39,7 @@ BATCH = 64
 
 def packed(split: StoreSplit, view: View, context_length: int) -> PackedView:
     return PackedView(
-        split, view, scorer=SCORER, context_length=context_length, seed=0, eos_id=0, good_id=1, bad_id=2
+        split, view, scorer=SCORER, context_length=context_length, seed=0, eos_id=0, tag_ids=[[1], [2]]
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def speed(tokens: float, blocks: int, context_length: int, repeats: int) -> dict
             views = {
                 "plain": View(),
                 "filtered": View(keep_below=float(np.median(split.document_scores(SCORER)))),
-                "conditional": View(tags=Tags(float(np.quantile(split.scores(SCORER), 0.05)), 0.01)),
+                "conditional": View(tags=Tags((float(np.quantile(split.scores(SCORER), 0.05)),), 0.01)),
             }
             loaders = {"slices": slices(split, context_length)} | {
                 name: training_batches(packed(split, view, context_length)) for name, view in views.items()

@@ -1,4 +1,4 @@
-"""Pretraining objectives: MLE, filtering, conditional training, unlikelihood, RWR and AWR.
+"""Pretraining objectives, from maximum likelihood (MLE) to advantage-weighted regression (AWR).
 
 Modules are imported on first use: what only needs a view does not wait for Lightning.
 """
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from objectives.base import Batch, Objective
     from objectives.conditional import Conditional
     from objectives.filtering import Filtering
+    from objectives.masking import Masking
     from objectives.mle import MLE
     from objectives.optimization import Optimization
     from objectives.rewards import ScoreStatistics
     from objectives.rwr import RWR
     from objectives.unlikelihood import Unlikelihood
+    from objectives.upsampling import Upsampling
 
     OBJECTIVES: dict[str, type[Objective]]
     """Every objective, by the name it has in configurations."""
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 _OBJECTIVES = {
     "mle": "MLE",
     "filtering": "Filtering",
+    "masking": "Masking",
+    "upsampling": "Upsampling",
     "conditional": "Conditional",
     "unlikelihood": "Unlikelihood",
     "rwr": "RWR",
@@ -61,10 +65,12 @@ __all__ = [
     "Batch",
     "Conditional",
     "Filtering",
+    "Masking",
     "Objective",
     "Optimization",
     "ScoreStatistics",
     "Tags",
     "Unlikelihood",
+    "Upsampling",
     "View",
 ]

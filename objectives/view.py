@@ -1,4 +1,4 @@
-"""What the model sees: which documents are kept, and which control token goes before which segment."""
+"""What the model sees: which documents, how often, and which control token goes before which segment."""
 
 from __future__ import annotations
 
@@ -13,13 +13,25 @@ class Tags:
     """A control token before each segment (conditional training).
 
     Attributes:
-        threshold: A segment whose score is at most this gets the good tag, any other the bad one; a
-            segment without a score gets none.
+        thresholds: Ascending. A segment whose score is at most the first gets the best tag, at most the
+            second the next, and so on; one above the last gets the worst, one without a score none.
         drop_rate: Share of the segments that get no tag, so that the model also learns plain text.
+        texts: Ordinary text instead of control tokens, for each tag from the best to the worst.
+        loss: Whether the model learns to write tags, or only to read them.
     """
 
-    threshold: float
+    thresholds: tuple[float, ...]
     drop_rate: float = 0.0
+    texts: tuple[str, ...] | None = None
+    loss: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tags from the best to the worst, one more than there are thresholds."""
+        if self.texts is not None:
+            return self.texts
+        levels = (f"<|level_{i}|>" for i in range(2, len(self.thresholds) + 1))
+        return (GOOD_TAG, *levels, BAD_TAG)
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,11 @@ class View:
         keep_below: Keep the documents whose mean score is at most this (and those that could not be
             scored); `None` keeps all.
         tags: Control tokens to insert; `None` for none.
+        repeat_below: The documents whose mean score is at most this come `times` times in each epoch.
+        times: See `repeat_below`.
     """
 
     keep_below: float | None = None
     tags: Tags | None = None
+    repeat_below: float | None = None
+    times: int = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from phf.errors import ConfigError
 
@@ -20,14 +20,14 @@ def home(path: str) -> str:
     return str(Path.home() / path[2:]) if path.startswith("~/") else path
 
 
-def parse_quantile(threshold: str) -> float:
+def parse_quantile(threshold: Any) -> float:
     """The share in a threshold such as `q0.05`.
 
     Raises:
         ConfigError: It is no quantile.
     """
     try:
-        share = float(threshold.removeprefix("q")) if threshold.startswith("q") else -1.0
+        share = float(threshold[1:]) if isinstance(threshold, str) and threshold[:1] == "q" else -1.0
     except ValueError:
         share = -1.0
     check(

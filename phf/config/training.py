@@ -14,14 +14,26 @@ class ObjectiveConfig:
     """What the model learns from the scores. An option that is null takes the objective's own default."""
 
     name: str = "mle"
-    """mle, filtering, conditional, unlikelihood, rwr or awr."""
-    threshold: int | float | str | None = None
+    """mle, filtering, upsampling, conditional, masking, unlikelihood, rwr or awr."""
+    threshold: Any = None
     """Scores up to and including it are good: a number, or a quantile of the corpus such as `q0.05`.
-    For filtering it is held against the mean score of a document."""
+    For filtering and upsampling it is held against the mean score of a document. conditional: also a list,
+    ascending, with a tag more for each."""
     quantile_of: Literal["tokens", "segments"] = "tokens"
-    """What a quantile is counted in (filtering: always documents)."""
+    """What a quantile is counted in (filtering, upsampling: always documents)."""
+    start: float = 0.0
+    """conditional, filtering, upsampling: share of the budget, at its beginning, in which text is plain."""
+    cooldown: float = 0.0
+    """conditional, filtering, upsampling: share of the budget, at its end, in which text is plain again."""
     drop_rate: float | None = None
     """conditional: share of the segments that get no control token."""
+    tag_loss: bool | None = None
+    """conditional: whether the model learns to predict tags, or only reads them."""
+    tag_texts: list[str] | None = None
+    """conditional: ordinary text instead of control tokens, one for each tag from the best to the worst; as
+    many tokens each."""
+    times: int | None = None
+    """upsampling: how often a good document comes in each epoch."""
     alpha: float | None = None
     """unlikelihood: weight of the unlikelihood term. awr: weight of the policy against the value loss."""
     beta: float | None = None
@@ -31,9 +43,27 @@ class ObjectiveConfig:
     reward_scaling: Literal["raw", "zscore", "percentile"] | None = None
     """rwr, awr: the reward is minus the score as it is, in standard deviations, or as its rank in [-1, 0]."""
 
+    @property
+    def thresholds(self) -> list[float | str]:
+        """As a list, whatever it was given as."""
+        if self.threshold is None:
+            return []
+        return self.threshold if isinstance(self.threshold, list) else [self.threshold]
+
     def __post_init__(self) -> None:
-        if isinstance(self.threshold, str):
-            parse_quantile(self.threshold)
+        check(self.threshold != [], "objective.threshold must not be an empty list; leave it out")
+        for threshold in self.thresholds:
+            if not isinstance(threshold, int | float) or isinstance(threshold, bool):
+                parse_quantile(threshold)
+        for name in ("start", "cooldown"):
+            check(
+                0 <= getattr(self, name) < 1,
+                f"objective.{name} must lie in [0, 1), not {getattr(self, name)}",
+            )
+        check(
+            self.start + self.cooldown < 1,
+            f"objective.start and cooldown leave nothing of the budget: {self.start} and {self.cooldown}",
+        )
 
 
 @dataclass
@@ -171,6 +201,9 @@ class TrainConfig:
             self.gradient_clip is None or self.gradient_clip > 0,
             f"train.gradient_clip must be above 0 or null, not {self.gradient_clip}",
         )
+        if self.strategy == "fsdp":
+            check(self.precision != "16-mixed", "train.precision: 16-mixed does not go with fsdp; take bf16-mixed")
+            check(self.samples_every is None, "train.samples_every: no samples during training with fsdp yet")
         check(self.learning_rate > 0, f"train.learning_rate must be above 0, not {self.learning_rate}")
         check(
             0 <= self.tokens_seen < self.tokens, "train.tokens_seen must be 0 or more and below train.tokens"

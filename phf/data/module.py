@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from phf.data.packed import Kind, PackedView
+from phf.data.phases import Phases
 
 if TYPE_CHECKING:
     from objectives import Batch
@@ -63,22 +64,25 @@ class StepBlocks(Sampler[list[int]]):
 class TrainingBlocks(Dataset["Batch"]):
     """The endless sequence of blocks of a packed view, a micro-batch at a time."""
 
-    def __init__(self, view: PackedView, first_block: int, batch: int, document_mask: bool = False):
+    def __init__(self, view: PackedView | Phases, first_block: int, batch: int, document_mask: bool = False):
         self.view = view
         self.document_mask = document_mask
         self.first_block = first_block
         self.batch = batch
+        self._counted_step, self._step_tokens = -1, 0.0
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         places = [self.view.locate(index) for index in indices]
         step = (indices[0] - self.first_block) // self.batch
-        start = self.first_block + step * self.batch
-        counts = (self.view.num_valid(*self.view.locate(i)) for i in range(start, start + self.batch))
+        if step != self._counted_step:
+            start = self.first_block + step * self.batch
+            counted = self.view.num_targets(range(start, start + self.batch))
+            self._counted_step, self._step_tokens = step, float(counted)
         return collate(
             self.view,
             places,
-            count_tags=True,
-            step_tokens=float(sum(counts)),
+            count_tags=self.view.learns_tags,
+            step_tokens=self._step_tokens,
             document_mask=self.document_mask,
         )
 
@@ -104,15 +108,15 @@ class HeldoutBlocks(Dataset["Batch"]):
 
 
 def collate(
-    view: PackedView,
-    places: Sequence[tuple[int, int]],
+    view: PackedView | Phases,
+    places: Sequence[tuple[int, ...]],
     *,
     count_tags: bool,
     step_tokens: float,
     document_mask: bool = False,
 ) -> Batch:
-    """The blocks at (epoch, block) as one batch, see `objectives.base`."""
-    blocks = [view.block(epoch, index) for epoch, index in places]
+    """The blocks at some places as one batch, see `objectives.base`."""
+    blocks = [view.block(*place) for place in places]
     kind = np.stack([block.kind[1:] for block in blocks])
     mask = kind != Kind.PAD
     if not count_tags:
@@ -150,7 +154,7 @@ class Blocks(L.LightningDataModule):
 
     def __init__(
         self,
-        train: PackedView,
+        train: PackedView | Phases,
         heldout: PackedView | None,
         *,
         batch: int,

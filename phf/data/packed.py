@@ -1,20 +1,21 @@
 """The stream of tokens that a model is trained on, block by block, without ever being built.
 
-The stream of an epoch is the kept documents one after the other, in an order of the epoch's own: of each
-document `<|endoftext|>`, then its segments, each after its control token if it has one. Block i covers the
-stream from i * T to i * T + T: T + 1 tokens, the last of which is the first of the next block, so that every
-token of the stream but its very first is predicted exactly once an epoch.
+The stream of an epoch is its documents one after the other, in an order of the epoch's own: of each document
+`<|endoftext|>`, then its segments, each after its tag if it has one. Block i covers the stream from i * T to
+i * T + T: T + 1 tokens, the last of which is the first of the next block, so that every token of the stream
+but its very first is predicted exactly once an epoch.
 
 Any block can be asked for at any time, in any process. Which documents it covers follows from the cumulative
 sum of their lengths; everything that is random is a hash of (seed, epoch, index). No state but caches.
 
-Shapes: T tokens of context; D kept documents; S segments of a block.
+Shapes: T tokens of context; D documents of an epoch; S segments of a block; K tags of L tokens each.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.view import View
-from phf.data.stream import BLOCKS, ORDER, Int, Segments, SegmentStream, cached, random_numbers, sizes
+from phf.data.epochs import Epochs
+from phf.data.stream import BLOCKS, Bool, Int, Segments, SegmentStream, cached, random_numbers, sizes
 from phf.errors import ConfigError, PhfError
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 # Of a document with more segments than this, only those that a block needs are looked at.
 LARGE_DOCUMENT_SEGMENTS = 1024
+
+# Blocks are shuffled within windows of so many: the order of an epoch is never all in memory, and its text is
+# read in the order of its documents, up to a window.
+WINDOW_BLOCKS = 2**16
 
 
 class Kind:
@@ -47,7 +53,7 @@ class Block:
 
     Attributes:
         tokens: int64 [T + 1].
-        segments: int64 [T + 1], index of each token's segment in the split; -1 for padding. A control token
+        segments: int64 [T + 1], index of each token's segment in the split; -1 for padding. A tag
             belongs to the segment it precedes, `<|endoftext|>` to the first of its document.
         scores: float32 [T + 1], score of that segment; NaN if it has none, and for padding.
         kind: uint8 [T + 1], see `Kind`.
@@ -59,23 +65,10 @@ class Block:
     kind: NDArray[np.uint8]
 
     def positions(self) -> Int:
-        """Place of each token but the last in its document, or in the block if that begins later: int64 [T]."""
+        """Place of each token but the last in its document, or in the block if it begins later: int64 [T]."""
         place = np.arange(len(self.kind) - 1)
         opens = self.kind[:-1] == Kind.EOS
         return place - np.maximum.accumulate(np.where(opens, place, 0))
-
-
-@dataclass(frozen=True)
-class _Epoch:
-    """The stream of an epoch in outline.
-
-    Attributes:
-        documents: int64 [D], in their order.
-        ends: int64 [D], where each ends in the stream.
-    """
-
-    documents: Int
-    ends: Int
 
 
 class PackedView:
@@ -83,18 +76,21 @@ class PackedView:
 
     Args:
         split: The documents.
-        view: Which of them are kept, and which segments get a control token.
+        view: Which of them come, how often, and which segments get which tag.
         scorer: The column of scores; `None` if the view needs none: all scores are NaN then.
         context_length: T.
-        seed: Decides the order of the documents and which control tokens are dropped.
+        seed: Decides the order of the documents and which tags are dropped.
         eos_id: Goes before each document, and fills the last block.
-        good_id: Control token of a segment whose score is at most the view's threshold.
-        bad_id: Control token of any other segment that has a score.
+        tag_ids: The tokens of each tag, K x L, from the best tag to the worst.
         shuffle: Whether each epoch has an order of its own; else the documents come as in the split.
+        after: A view of the split with this seed, and how many of its blocks have been read: this one goes on
+            in the epoch they lead into, with the documents that are not wholly in them.
+        stop: Blocks of this view that are ever read, where that is known: with them it comes to a document,
+            and not to the middle of a shuffled window.
 
     Raises:
         PhfError: The split lacks the scorer, or no document is left.
-        ConfigError: The view needs scores or control tokens that are not given.
+        ConfigError: The view needs scores or tags that are not given.
     """
 
     def __init__(
@@ -106,38 +102,43 @@ class PackedView:
         context_length: int,
         seed: int,
         eos_id: int,
-        good_id: int | None = None,
-        bad_id: int | None = None,
+        tag_ids: Sequence[Sequence[int]] = (),
         shuffle: bool = True,
+        after: tuple[PackedView, int] | None = None,
+        stop: int | None = None,
     ):
         if scorer is None and view != View():
-            raise ConfigError("control tokens and filtering need scores: name their scorer")
-        if view.tags is not None and (good_id is None or bad_id is None):
-            raise ConfigError("control tokens need ids: add them to the tokenizer")
+            raise ConfigError("tags, filtering and upsampling need scores: name their scorer")
+        if view.tags is not None and len(tag_ids) != len(view.tags.names):
+            raise ConfigError("tags need ids: add them to the tokenizer")
         self.split = split
         self.view = view
         self.scorer = scorer
         self.context_length = context_length
         self.seed = seed
         self.eos_id = eos_id
-        self.good_id = good_id
-        self.bad_id = bad_id
+        self.tag_ids = tag_ids
         self.shuffle = shuffle
+        self.after = after
+        self.stop = stop
         self._open()
-        if not len(self._kept):
+        if not len(self._epochs.copies):
             raise PhfError(_why_empty(split, view))
 
     def _open(self) -> None:
         """Everything that follows from the arguments, and empty caches."""
-        split, scorer = self.split, self.scorer
+        split, scorer, tags = self.split, self.scorer, self.view.tags
         self._scores = None if scorer is None else split.scores(scorer)
-        self._stream = SegmentStream(split, scorer, self.view.tags, self.seed)
-        self._kept = _kept_documents(split, self.view, scorer)
-        self._kept_lengths = 1 + sizes(split.document_token_ends, self._kept)
-        self._num_tokens: dict[int, int] = {}
+        if tags is not None:
+            self._tag_ids = np.array(self.tag_ids)
+            self._thresholds = np.array(tags.thresholds, np.float32)
+        self._stream = SegmentStream(split, scorer, tags, self.seed, len(self.tag_ids[0]) if tags else 1)
+        first, had = self.after[0].read(self.after[1]) if self.after else (0, None)
+        self._epochs = Epochs(
+            split, self.view, scorer, self._stream, seed=self.seed, shuffle=self.shuffle, first=first, had=had
+        )
         self._blocks_before = [0]
-        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
-        self._block_orders: OrderedDict[int, Int] = OrderedDict()
+        self._block_orders: OrderedDict[tuple[int, int], Int] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         # Where it is unpickled, the view opens the store's arrays anew.
@@ -147,20 +148,50 @@ class PackedView:
         vars(self).update(state)
         self._open()
 
+    @property
+    def learns_tags(self) -> bool:
+        """Whether tags are targets that count."""
+        return self.view.tags is None or self.view.tags.loss
+
     def num_tokens(self, epoch: int) -> int:
-        """Length of an epoch's stream, `<|endoftext|>` and control tokens included."""
-        key = epoch if self._stream.epochs_differ else 0
-        if key not in self._num_tokens:
-            self._num_tokens[key] = int(self._lengths(key).sum())
-        return self._num_tokens[key]
+        """Length of an epoch's stream, `<|endoftext|>` and tags included."""
+        return self._epochs.num_tokens(epoch)
 
     def num_blocks(self, epoch: int) -> int:
         """Number of blocks of an epoch; the last one may be padded."""
-        return -(-(self.num_tokens(epoch) - 1) // self.context_length)
+        return max(0, -(-(self.num_tokens(epoch) - 1) // self.context_length))
 
-    def num_valid(self, epoch: int, i: int) -> int:
-        """How many targets of block i are not padding."""
-        return min(self.context_length, self.num_tokens(epoch) - 1 - i * self.context_length)
+    def num_targets(self, indices: Iterable[int]) -> int:
+        """How many targets of blocks of the endless sequence count: no padding, and tags only if learned."""
+        by_epoch: dict[int, list[int]] = {}
+        for epoch, i in map(self.locate, indices):
+            by_epoch.setdefault(epoch, []).append(i)
+        count = 0
+        for epoch, places in by_epoch.items():
+            blocks = np.array(places)
+            valid = self.num_tokens(epoch) - 1 - blocks * self.context_length
+            count += int(np.minimum(valid, self.context_length).sum())
+            if not self.learns_tags:
+                count -= self._num_tags(epoch, blocks)
+        return count
+
+    def _num_tags(self, epoch: int, blocks: Int) -> int:
+        """How many targets of some blocks of an epoch are tags."""
+        outline = self._epochs.outline(epoch)
+        starts = blocks * self.context_length
+        stops = np.minimum(starts + self.context_length, outline.ends[-1] - 1)
+        covered = (outline.ends.searchsorted(at, side="right").tolist() for at in (starts, stops))
+        which = np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(*covered, strict=True)]))
+        segments = self._stream.whole(epoch, outline.documents[which])
+        lengths = segments.lengths + self._marks(segments)
+        heads = np.flatnonzero(segments.opens)
+        # Where each segment begins: in these documents, and from there in the stream.
+        begins = lengths.cumsum() - lengths
+        shifts = np.where(which > 0, outline.ends[which - 1], 0) - begins[heads]
+        begins += np.repeat(shifts, np.diff(heads, append=len(lengths)))
+        # A target is one place after what predicts it.
+        tags = (begins + segments.opens)[segments.tagged, None] + np.arange(self._stream.tag_length) - 1
+        return int(np.isin(tags // self.context_length, blocks).sum())
 
     def locate(self, index: int) -> tuple[int, int]:
         """Epoch and block of the index-th block, from 0, of the endless sequence of epochs.
@@ -171,20 +202,37 @@ class PackedView:
         epoch, place = self._place(index)
         if not self.shuffle:
             return epoch, place
+        window, place_in_window = divmod(place, WINDOW_BLOCKS)
+        return epoch, int(self._window(epoch, window, index - place)[place_in_window])
+
+    def _window(self, epoch: int, window: int, before: int) -> Int:
+        """The blocks of a window of an epoch in the order they are read in; blocks before the epoch."""
 
         def order() -> Int:
-            return random_numbers(self.seed, epoch, BLOCKS, np.arange(self.num_blocks(epoch))).argsort()
+            ends = [(window + 1) * WINDOW_BLOCKS, self.num_blocks(epoch)]
+            blocks = np.arange(
+                window * WINDOW_BLOCKS, min(ends if self.stop is None else [*ends, self.stop - before])
+            )
+            return blocks[random_numbers(self.seed, epoch, BLOCKS, blocks).argsort()]
 
-        return epoch, int(cached(self._block_orders, epoch, order)[place])
+        return cached(self._block_orders, (epoch, window), order)
 
     def _place(self, index: int) -> tuple[int, int]:
-        if not self._stream.epochs_differ:
-            return divmod(index, self.num_blocks(0))
-        before = self._blocks_before
+        """The epoch, and how many blocks of it come before the index-th block."""
+        before, first = self._blocks_before, self._epochs.first
         while before[-1] <= index:
-            before.append(before[-1] + self.num_blocks(len(before) - 1))
+            before.append(before[-1] + self.num_blocks(first + len(before) - 1))
         epoch = bisect_right(before, index) - 1
-        return epoch, index - before[epoch]
+        return first + epoch, index - before[epoch]
+
+    def read(self, num_blocks: int) -> tuple[int, Bool]:
+        """Where a reader of so many blocks is: the epoch, and which of its documents lie behind, bool [N]."""
+        epoch, place = self._place(num_blocks)
+        unread = np.ones(self.num_blocks(epoch), np.bool_)
+        for start in range(0, place, WINDOW_BLOCKS):
+            order = self._window(epoch, start // WINDOW_BLOCKS, num_blocks - place)
+            unread[order[: place - start]] = False
+        return epoch, self._epochs.read(epoch, unread, self.context_length)
 
     def block(self, epoch: int, i: int) -> Block:
         """Block i of an epoch.
@@ -192,11 +240,11 @@ class PackedView:
         Raises:
             IndexError: The epoch has no such block.
         """
-        if not 0 <= i < self.num_blocks(epoch):
+        start, num_tokens = i * self.context_length, self.num_tokens(epoch)
+        if not 0 <= start < num_tokens - 1:
             raise IndexError(f"epoch {epoch} has blocks 0 to {self.num_blocks(epoch) - 1}, not {i}")
-        outline = self._epoch(epoch)
-        start = i * self.context_length
-        stop = min(start + self.context_length + 1, self.num_tokens(epoch))
+        outline = self._epochs.outline(epoch)
+        stop = min(start + self.context_length + 1, num_tokens)
         first, last = outline.ends.searchsorted([start, stop - 1], side="right").tolist()
         documents = outline.documents[first : last + 1]
         origin = int(outline.ends[first - 1]) if first else 0
@@ -213,7 +261,7 @@ class PackedView:
 
     def _assemble(self, segments: Segments, origin: int, start: int, stop: int) -> Block:
         """The stream from start to stop, of segments that cover it, the first of which begins at origin."""
-        marks = segments.opens.astype(np.int64) + segments.tagged
+        marks = self._marks(segments)
         ends = origin + (segments.lengths + marks).cumsum()
         first, last = ends.searchsorted([start, stop - 1], side="right").tolist()
         shown = slice(first, last + 1)
@@ -238,14 +286,23 @@ class PackedView:
         scores = self._scores[index]
         block.scores[:size] = scores[owner]
         if self.view.tags is not None:
-            assert self.good_id is not None
-            assert self.bad_id is not None
             places = (begins + opens)[tagged] - start
-            inside = (places >= 0) & (places < size)
-            good = scores[tagged] <= self.view.tags.threshold
-            block.tokens[places[inside]] = np.where(good, self.good_id, self.bad_id)[inside]
-            block.kind[places[inside]] = Kind.TAG
+            # The level of a score that equals a threshold is the better one.
+            levels = self._thresholds.searchsorted(scores[tagged])
+            for ids in self._tag_ids.T:
+                inside = (places >= 0) & (places < size)
+                here = places[inside]
+                block.tokens[here] = ids[levels[inside]]
+                block.kind[here] = Kind.TAG
+                places += 1
         return block
+
+    def _marks(self, segments: Segments) -> Int:
+        """How many tokens go before each segment: int64 [S]."""
+        marks = segments.opens.astype(np.int64) + segments.tagged
+        return (
+            marks if self._stream.tag_length == 1 else marks + segments.tagged * (self._stream.tag_length - 1)
+        )
 
     def _padding(self) -> Block:
         size = self.context_length + 1
@@ -255,28 +312,6 @@ class PackedView:
             scores=np.full(size, np.nan, np.float32),
             kind=np.full(size, Kind.PAD, np.uint8),
         )
-
-    def _lengths(self, epoch: int) -> Int:
-        """Length of each kept document in the stream: int64 [D]."""
-        return self._kept_lengths + self._stream.num_tags(epoch, self._kept)
-
-    def _epoch(self, epoch: int) -> _Epoch:
-        def outline() -> _Epoch:
-            lengths = self._lengths(epoch)
-            if not self.shuffle:
-                return _Epoch(self._kept, lengths.cumsum())
-            # No two documents have the same number: there is one order, however it is sorted.
-            order = random_numbers(self.seed, epoch, ORDER, self._kept).argsort()
-            return _Epoch(self._kept[order], lengths[order].cumsum())
-
-        return cached(self._epochs, epoch, outline)
-
-
-def _kept_documents(split: StoreSplit, view: View, scorer: str | None) -> Int:
-    """Indices of the documents that the view keeps, int64 [D]; those that could not be scored are kept."""
-    if view.keep_below is None or scorer is None:
-        return np.arange(split.num_documents)
-    return np.flatnonzero(~(split.document_scores(scorer) > view.keep_below))
 
 
 def _why_empty(split: StoreSplit, view: View) -> str:

@@ -1,4 +1,4 @@
-"""Documents as a model sees them: their segments, and which of these get a control token.
+"""Documents as a model sees them: their segments, and which of these get a tag.
 
 Shapes: D documents, S segments of them, one after the other.
 """
@@ -37,7 +37,7 @@ class Segments:
         starts: int64 [S], first token in the split.
         lengths: int64 [S], number of tokens.
         opens: bool [S], whether `<|endoftext|>` goes before it.
-        tagged: bool [S], whether a control token goes before it (after the `<|endoftext|>`).
+        tagged: bool [S], whether a tag goes before it (after the `<|endoftext|>`).
     """
 
     index: Int
@@ -60,12 +60,16 @@ class SegmentStream:
         scorer: The column of scores that decides the control tokens.
         tags: `None` for no control tokens.
         seed: Decides which control tokens are dropped.
+        tag_length: Tokens of a tag: one, unless tags are ordinary text.
     """
 
-    def __init__(self, split: StoreSplit, scorer: str | None, tags: Tags | None, seed: int):
+    def __init__(
+        self, split: StoreSplit, scorer: str | None, tags: Tags | None, seed: int, tag_length: int = 1
+    ):
         self.split = split
         self.tags = tags
         self.seed = seed
+        self.tag_length = tag_length
         if tags is not None:
             assert scorer is not None
             self._scores = split.scores(scorer)
@@ -75,7 +79,7 @@ class SegmentStream:
         self._layouts: OrderedDict[tuple[int, int], Int] = OrderedDict()
 
     def num_tags(self, epoch: int, documents: Int) -> Int:
-        """Number of control tokens of each document: int64 [D].
+        """Number of tags of each document: int64 [D].
 
         Of n scored segments n (1 - drop_rate) keep theirs; what is left of a whole number is decided by
         chance, so that the rate is met on average and, in each document, to less than one tag.
@@ -131,7 +135,7 @@ class SegmentStream:
 
         def lay_out() -> Int:
             segments = self.whole(epoch, np.array([document]))
-            return np.cumsum(segments.lengths + segments.opens + segments.tagged)
+            return np.cumsum(segments.lengths + segments.opens + segments.tagged * self.tag_length)
 
         return cached(self._layouts, (epoch, document), lay_out)
 

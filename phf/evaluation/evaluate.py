@@ -231,7 +231,7 @@ def _heldout(subject: Subject, model: Any, control: ControlTokens, config: Confi
         Path(facts["store"]),
         control,
         scorer=facts["scorer"].get("column", facts["scorer"]["name"]),
-        tag_threshold=facts.get("threshold"),
+        tag_thresholds=(facts.get("tags") or {}).get("thresholds", ()),
         threshold=config.evaluation.threshold,  # the same for all runs, or their losses could not be compared
         context_length=facts["context_length"],
         document_mask=facts.get("document_mask", False),

@@ -27,31 +27,27 @@ class ControlTokens:
 
     Attributes:
         eos_id: Ends a document, and opens it.
-        good_id: Tag of a segment that agrees with the preference; `None` if the model has no tags.
-        bad_id: Tag of a segment that violates it; `None` if the model has no tags.
+        tags: The tokens of each tag, from that of segments that agree with the preference to that of those
+            that violate it most; empty if the model has no tags.
         bos_id: Opens a document instead, for models made elsewhere that have a token for it.
+        tags_are_text: Tags are ordinary text: a model cannot be kept from writing them.
     """
 
     eos_id: int
-    good_id: int | None = None
-    bad_id: int | None = None
+    tags: tuple[tuple[int, ...], ...] = ()
     bos_id: int | None = None
-
-    @property
-    def tags(self) -> tuple[int, ...]:
-        """The tags the model has."""
-        return tuple(tag for tag in (self.good_id, self.bad_id) if tag is not None)
+    tags_are_text: bool = False
 
     def prefix(self, scenario: ScenarioConfig) -> list[int]:
         """What stands before every prompt of a scenario: the opening of a document, then the tag if any."""
         opening = self.eos_id if self.bos_id is None else self.bos_id
-        tag = {"good": self.good_id, "bad": self.bad_id, "none": None}[scenario.tag]
-        return [opening] if tag is None else [opening, tag]
+        tag = {"good": self.tags[:1], "bad": self.tags[-1:], "none": ()}[scenario.tag]
+        return [opening, *(token for tokens in tag for token in tokens)]
 
     def banned(self, scenario: ScenarioConfig) -> list[int]:
-        """The tags that the model may not write in a scenario."""
-        allowed = {"none": (), "good": (self.good_id,), "all": self.tags}[scenario.emit_tags]
-        return [tag for tag in self.tags if tag not in allowed]
+        """The control tokens that the model may not write in a scenario."""
+        tags = {"none": self.tags, "good": self.tags[1:], "all": ()}[scenario.emit_tags]
+        return [] if self.tags_are_text else [token for tokens in tags for token in tokens]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +116,8 @@ def generate(
     """
     prefix = control.prefix(scenario)
     # A model that states no limit, such as one with relative positions, has none.
-    room = prompt_room(scenario, context_length, getattr(model.config, "max_position_embeddings", None))
+    limits = context_length, getattr(model.config, "max_position_embeddings", None)
+    room = prompt_room(scenario, *limits, tag_length=len(control.tags[0]) if control.tags else 1)
     encoded = [_encode(tokenizer, prompt, segment) for prompt in prompts]
     requests = [
         _Request(p, s, prefix + ids[max(0, len(ids) - room) :])
@@ -188,25 +185,27 @@ def _as_generator(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def prompt_room(scenario: ScenarioConfig, *limits: int | None) -> int:
+def prompt_room(scenario: ScenarioConfig, *limits: int | None, tag_length: int = 1) -> int:
     """How many tokens of a prompt fit before the continuation, with or without a tag.
 
     Args:
         scenario: How to decode.
         *limits: Most tokens in all; `None` for no limit.
+        tag_length: Tokens of a tag.
 
     Raises:
         ConfigError: `max_new_tokens` leaves no room.
     """
     limit = min((n for n in limits if n), default=sys.maxsize)
     # A place is kept for a tag in any case, so that models with and without tags see the same prompt.
-    most = limit - 2 - (scenario.prompts is not None)
+    room = limit - 1 - tag_length
+    most = room - (scenario.prompts is not None)
     if scenario.max_new_tokens > most:
         raise ConfigError(
             f"max_new_tokens: {scenario.max_new_tokens} do not fit the model's context of {limit} tokens "
             f"together with the prompt; set it to {most} or less"
         )
-    return limit - 2 - scenario.max_new_tokens
+    return room - scenario.max_new_tokens
 
 
 def _encode(tokenizer: Any, prompt: str, segment: Segmenter | None) -> list[int]:
@@ -224,8 +223,8 @@ def _decode(
     """The text of a row of new tokens, its length in tokens, and whether the model ended it itself."""
     finished = control.eos_id in row
     written = row[: row.index(control.eos_id)] if finished else row
-    no_text = {*control.tags, *tokenizer.all_special_ids}
-    ids = [token for token in written if token not in no_text]
+    no_text = set(tokenizer.all_special_ids)
+    ids = [token for token in _without_tags(written, control) if token not in no_text]
     # Some tokenizers drop a space at the start of a text: decode the token before as well, and take it off.
     anchor = list(prompt_ids[-1:])
     before = tokenizer.decode(anchor, clean_up_tokenization_spaces=False)
@@ -233,3 +232,13 @@ def _decode(
     if not text.startswith(before):
         before, text = "", tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     return text[len(before) :], len(ids), finished
+
+
+def _without_tags(row: Sequence[int], control: ControlTokens) -> Iterator[int]:
+    """The tokens of a row that belong to no tag."""
+    place = 0
+    while place < len(row):
+        tag = next((tag for tag in control.tags if tuple(row[place : place + len(tag)]) == tag), None)
+        if tag is None:
+            yield row[place]
+        place += len(tag or (0,))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def measure_heldout(
     control: ControlTokens,
     *,
     scorer: str,
-    tag_threshold: float | None,
+    tag_thresholds: Sequence[float],
     threshold: float,
     context_length: int,
     num_blocks: int | None,
@@ -47,7 +47,7 @@ def measure_heldout(
         store_path: The token store it was trained on.
         control: The tokens of the model that are no text.
         scorer: Whose scores tell aligned from misaligned text.
-        tag_threshold: Scores up to it have the good tag, for a model with tags.
+        tag_thresholds: Of the model's tags, ascending; empty if it has none.
         threshold: Scores up to it are aligned in the split of the loss.
         context_length: Tokens in a block.
         num_blocks: How much text, in blocks of the plain view; `None` for all of it.
@@ -77,8 +77,7 @@ def measure_heldout(
             context_length=context_length,
             seed=0,
             eos_id=control.eos_id,
-            good_id=control.good_id,
-            bad_id=control.bad_id,
+            tag_ids=control.tags,
             shuffle=False,
         )
 
@@ -86,8 +85,7 @@ def measure_heldout(
     counted = first_segments(plain, num_blocks, len(split.segment_ends))
     untagged = own = heldout_loss(model, plain, threshold, counted, document_mask)
     if control.tags:
-        assert tag_threshold is not None
-        tagged = packed(View(tags=Tags(tag_threshold)))
+        tagged = packed(View(tags=Tags(tuple(tag_thresholds))))
         own = heldout_loss(model, tagged, threshold, counted, document_mask)
     if own["loss"] is None:
         return None

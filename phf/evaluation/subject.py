@@ -60,16 +60,16 @@ class Subject:
             if tokenizer.eos_token_id is None:
                 raise PhfError(f"{self.model_folder}: its tokenizer has no token that ends a document")
             return ControlTokens(tokenizer.eos_token_id, bos_id=tokenizer.bos_token_id)
+        eos, tags = self.facts.get("eos_token"), self.facts.get("tags")
+        if eos is None or "tags" not in self.facts:
+            raise PhfError(f"{self.model_folder / FACTS_FILE}: no eos_token or tags; export the model again")
         vocabulary = tokenizer.get_vocab()
-        ids = []
-        for key in ("eos_token", "good_tag", "bad_tag"):
-            token = self.facts.get(key)
-            if token is not None and token not in vocabulary:
+        for token in (eos, *(tags["names"] if tags and not tags["text"] else ())):
+            if token not in vocabulary:
                 raise PhfError(f"{self.model_folder}: {FACTS_FILE} names {token}, which the tokenizer lacks")
-            ids.append(None if token is None else vocabulary[token])
-        if ids[0] is None:
-            raise PhfError(f"{self.model_folder / FACTS_FILE}: no eos_token; export the model again")
-        return ControlTokens(ids[0], good_id=ids[1], bad_id=ids[2])
+        if not tags:
+            return ControlTokens(vocabulary[eos])
+        return ControlTokens(vocabulary[eos], tuple(map(tuple, tags["ids"])), tags_are_text=tags["text"])
 
 
 def find_subject(folder: Path) -> Subject:

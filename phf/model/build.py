@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from objectives.view import Tags
 from phf.config import ModelConfig
 from phf.errors import ConfigError, PhfError
 
@@ -114,6 +115,22 @@ def add_control_tokens(
         noise = torch.randn((len(new), weight.shape[1]), generator=generator).to(weight)
         weight[new] = weight[:num_old].mean(0) + 0.01 * noise
     return ids
+
+
+def tag_ids(tokenizer: PreTrainedTokenizerFast, tags: Tags) -> tuple[tuple[int, ...], ...]:
+    """The tokens of each tag, from the best to the worst, of a tokenizer that has the control tokens.
+
+    Raises:
+        ConfigError: Tags that are ordinary text have not as many tokens each.
+    """
+    if tags.texts is None:
+        return tuple((tokenizer.convert_tokens_to_ids(tag),) for tag in tags.names)
+    encoded = tokenizer(list(tags.texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    counts = [len(ids) for ids in encoded]
+    if min(counts) == 0 or min(counts) < max(counts):
+        named = ", ".join(f"{text!r} has {n}" for text, n in zip(tags.texts, counts, strict=True))
+        raise ConfigError(f"objective.tag_texts must have as many tokens each, one or more: {named}")
+    return tuple(map(tuple, encoded))
 
 
 def can_compile() -> bool:

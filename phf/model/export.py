@@ -41,8 +41,10 @@ Files: weights and configuration, tokenizer, `generation_config.json`, and `{fac
 
 _CONTROL = """
 Ask for good text with `{good}`, as above; `{bad}` asks for the opposite, no tag for text as in the corpus.
-The generation settings keep the model from writing either of them itself.
+{kept}
 """
+_KEPT = "The generation settings keep the model from writing tags itself."
+_TEXT = "Tags are ordinary text, which the model may write itself."
 
 
 def export_model(
@@ -50,8 +52,8 @@ def export_model(
 ) -> Path:
     """Writes weights, tokenizer, generation settings, model card and `phf.json`.
 
-    Control tokens are banned in the generation settings, so that a plain `generate` never emits one. The
-    folder appears under its name only when it is complete.
+    Control tokens are banned in the generation settings, so that a plain `generate` never emits one; tags
+    that are ordinary text cannot be. The folder appears under its name only when it is complete.
 
     Args:
         model: The language model.
@@ -69,12 +71,12 @@ def export_model(
     temporary, old = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    tags = [tag for tag in (facts["good_tag"], facts["bad_tag"]) if tag]
+    tags = facts["tags"]
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id,
-        suppress_tokens=tokenizer.convert_tokens_to_ids(tags) if tags else None,
+        suppress_tokens=[i for ids in tags["ids"] for i in ids] if tags and not tags["text"] else None,
     )
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
@@ -97,7 +99,8 @@ def check_output(folder: Path) -> None:
 
 def _card(model: PreTrainedModel, facts: Mapping[str, Any], folder: Path) -> str:
     threshold = facts["threshold"]
-    good, bad = facts["good_tag"], facts["bad_tag"]
+    tags = facts["tags"]
+    good, bad = (tags["names"][0], tags["names"][-1]) if tags else ("", "")
     return _CARD.format(
         name=folder.parent.name if folder.name == "model" else folder.name,
         architecture=model.config.model_type,
@@ -108,7 +111,7 @@ def _card(model: PreTrainedModel, facts: Mapping[str, Any], folder: Path) -> str
         measures=facts["scorer"]["measures"],
         threshold="" if threshold is None else f"; good means at most {threshold:g}",
         folder=folder.name,
-        prompt=(facts["eos_token"] + (good or "")),
-        control=_CONTROL.format(good=good, bad=bad) if good else "",
+        prompt=facts["eos_token"] + good,
+        control=_CONTROL.format(good=good, bad=bad, kept=_TEXT if tags["text"] else _KEPT) if tags else "",
         facts_file=FACTS_FILE,
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from objectives import BAD_TAG, GOOD_TAG, Objective, Optimization, View
-from objectives.view import Tags
+from objectives import Objective, Optimization, View
 from phf.config import Config
 from phf.data.module import Blocks
 from phf.data.packed import PackedView
+from phf.data.phases import Phases, in_phases
 from phf.data.store import Split, TokenStore
-from phf.errors import PhfError
-from phf.model.build import add_control_tokens, build_model
+from phf.errors import ConfigError, PhfError
+from phf.model.build import add_control_tokens, build_model, tag_ids
 from phf.training.objective import build_objective
 
 
@@ -25,8 +27,13 @@ def build(config: Config, store: TokenStore, optimization: Optimization | None) 
     tokenizer = store.tokenizer()
     model = build_model(config.model, tokenizer, config.train.seed)
     objective = build_objective(config, store, model, optimization)
-    if objective.view().tags is not None:
-        add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), config.train.seed, config.model.start_from)
+    tags = objective.view().tags
+    if tags is not None and tags.texts is None:
+        # The outermost first: they have the same ids however many there are between them.
+        best, *between, worst = tags.names
+        add_control_tokens(
+            model, tokenizer, (best, worst, *between), config.train.seed, config.model.start_from
+        )
     return objective, tokenizer
 
 
@@ -45,11 +52,9 @@ def training_data(
             f"{store.path} has no scores of {config.scorer.key}, only {', '.join(store.scorers) or 'none'}: "
             "annotate the documents with it and tokenize again"
         )
-    tags = (
-        [tokenizer.convert_tokens_to_ids(tag) for tag in (GOOD_TAG, BAD_TAG)] if view.tags else [None, None]
-    )
+    ids = tag_ids(tokenizer, view.tags) if view.tags else ()
 
-    def packed(split: Split, view: View, shuffle: bool) -> PackedView:
+    def packed(view: View, split: Split = "train", **options: Any) -> PackedView:
         return PackedView(
             store.split(split),
             view,
@@ -57,16 +62,15 @@ def training_data(
             context_length=config.model.context_length,
             seed=config.train.seed,
             eos_id=tokenizer.eos_token_id,
-            good_id=tags[0],
-            bad_id=tags[1],
-            shuffle=shuffle,
+            tag_ids=ids,
+            **options,
         )
 
     # Held-out text is never filtered, and every segment of it has its tag.
-    heldout = View(tags=Tags(view.tags.threshold) if view.tags else None)
+    heldout = View(tags=replace(view.tags, drop_rate=0.0) if view.tags else None)
     return Blocks(
-        packed("train", view, shuffle=True),
-        packed("heldout", heldout, shuffle=False) if store.split("heldout").num_documents else None,
+        _train_view(config, view, packed),
+        packed(heldout, "heldout", shuffle=False) if store.split("heldout").num_documents else None,
         batch=config.train.batch_size,
         micro_batch=micro_batch,
         first_block=config.train.tokens_seen // config.model.context_length,
@@ -74,4 +78,24 @@ def training_data(
         num_workers=config.train.num_workers,
         document_mask=config.model.document_mask,
         distinct_steps=config.train.overfit_batches,
+    )
+
+
+def _train_view(config: Config, view: View, packed: Callable[..., PackedView]) -> PackedView | Phases:
+    """The blocks to train on: in phases if the model reads plain text first or last, or has done so."""
+    objective, train, length = config.objective, config.train, config.model.context_length
+    if view == View():
+        for option in ("start", "cooldown"):
+            if getattr(objective, option):
+                raise ConfigError(
+                    f"objective.{option}: with {objective.name} the text is plain anyway; leave it out"
+                )
+        return packed(view)
+    seen = train.tokens_seen // length
+    return in_phases(
+        packed,
+        view,
+        begin=max(seen, round(objective.start * train.tokens) // length),
+        end=round((1 - objective.cooldown) * train.tokens) // length if objective.cooldown else None,
+        seen=seen,
     )

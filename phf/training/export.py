@@ -14,10 +14,11 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 import phf
-from objectives import BAD_TAG, GOOD_TAG, Objective
+from objectives import Objective
 from phf.config import Config, load_config
 from phf.data.store import TokenStore
 from phf.errors import PhfError
+from phf.model.build import tag_ids
 from phf.model.export import check_output, export_model
 from phf.training.build import build
 from phf.training.checkpoints import checkpoint_name, checkpoint_step, latest_checkpoint
@@ -70,13 +71,19 @@ def facts_of(
     config: Config, store: TokenStore, objective: Objective, tokenizer: Any, steps: int
 ) -> dict[str, Any]:
     """What an exported model says of itself, see `phf.model.export`."""
-    tagged = objective.view().tags is not None
+    tags = objective.view().tags
     unknown = {"name": config.scorer.name, "options": config.scorer.options, "measures": "no scores"}
     scorer = store.manifest["scores"].get(config.scorer.key, {}).get("scorer", unknown)
     return {
         "objective": config.objective.name,
-        "good_tag": GOOD_TAG if tagged else None,
-        "bad_tag": BAD_TAG if tagged else None,
+        "tags": None
+        if tags is None
+        else {
+            "names": tags.names,  # from the best to the worst
+            "ids": tag_ids(tokenizer, tags),
+            "thresholds": tags.thresholds,
+            "text": tags.texts is not None,
+        },
         "threshold": objective.threshold,
         "scorer": {"column": config.scorer.key, **scorer},
         "segmenter": asdict(corpus_segmenter(config, store)),

@@ -12,7 +12,9 @@ from phf.config import Config, SegmenterConfig
 from phf.data.store import TokenStore, resolve_threshold
 from phf.errors import ConfigError
 
-_OPTIONS = ("drop_rate", "alpha", "beta", "max_weight", "reward_scaling")
+_OPTIONS = (
+    "drop_rate", "tag_loss", "tag_texts", "times", "alpha", "beta", "max_weight", "reward_scaling",
+)  # fmt: skip
 
 
 def objective_class(config: Config) -> type[Objective]:
@@ -30,18 +32,18 @@ def objective_class(config: Config) -> type[Objective]:
             raise ConfigError(f"objective.{option}: {name} has no such option; leave it out")
     if accepted["threshold"].default is inspect.Parameter.empty and config.objective.threshold is None:
         raise ConfigError(f"objective.threshold: {name} needs one, a number or a quantile such as q0.5")
+    if len(config.objective.thresholds) > 1 and "further_thresholds" not in accepted:
+        raise ConfigError(f"objective.threshold: {name} needs one, not a list")
     return OBJECTIVES[name]
 
 
-def threshold(config: Config, store: TokenStore) -> float | None:
-    """The configured threshold as a number; `None` if there is none, or no scores to hold it against."""
-    wanted = config.objective.threshold
-    if wanted is None or (isinstance(wanted, float | int) and config.scorer.key not in store.scorers):
-        return None if wanted is None else float(wanted)
+def thresholds(config: Config, store: TokenStore) -> list[float]:
+    """The configured thresholds as numbers."""
     counted_in: Literal["tokens", "segments", "documents"] = config.objective.quantile_of
     if objective_class(config).threshold_of == "documents":
         counted_in = "documents"
-    return resolve_threshold(store, config.scorer.key, wanted, counted_in)
+    wanted = config.objective.thresholds
+    return [resolve_threshold(store, config.scorer.key, threshold, counted_in) for threshold in wanted]
 
 
 def build_objective(
@@ -59,6 +61,9 @@ def build_objective(
         for option in _OPTIONS
         if getattr(config.objective, option) is not None
     }
+    ascending = thresholds(config, store)
+    if len(ascending) > 1:
+        options["further_thresholds"] = ascending[1:]
     if config.objective.reward_scaling not in (None, "raw"):
         options["statistics"] = score_statistics(store, config.scorer.key)
     try:
@@ -66,7 +71,7 @@ def build_objective(
             model,
             optimization=optimization,
             head=config.model.head,
-            threshold=threshold(config, store),
+            threshold=ascending[0] if ascending else None,
             seed=config.train.seed,
             **options,
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 
-from objectives import BAD_TAG, GOOD_TAG, Objective
+from objectives import Objective
 from phf.config import Config
 from phf.data.segments import segmenter
 from phf.data.store import TokenStore
@@ -14,6 +14,7 @@ from phf.errors import ConfigError
 from phf.evaluation.generation import ControlTokens, prompt_room
 from phf.evaluation.scenarios import load_prompts
 from phf.evaluation.scoring import sample_and_score
+from phf.model.build import tag_ids
 from phf.training.logs import due, log_metrics
 from phf.training.metrics import Metrics
 from phf.training.objective import corpus_segmenter
@@ -50,9 +51,11 @@ class Samples(L.Callback):
         if not due(trainer.global_step, self.every, trainer.max_steps):
             return
         assert isinstance(pl_module, Objective)
-        tagged = pl_module.view().tags is not None
-        good, bad = (
-            self.tokenizer.convert_tokens_to_ids(tag) if tagged else None for tag in (GOOD_TAG, BAD_TAG)
+        tags = pl_module.view().tags
+        control = ControlTokens(
+            self.tokenizer.eos_token_id,
+            tag_ids(self.tokenizer, tags) if tags else (),
+            tags_are_text=tags is not None and tags.texts is not None,
         )
         evaluation = self.config.evaluation
         with self.metrics.paused():
@@ -60,7 +63,7 @@ class Samples(L.Callback):
                 pl_module.model,
                 self.tokenizer,
                 self.scenario,
-                ControlTokens(self.tokenizer.eos_token_id, good, bad),
+                control,
                 self.scorer,
                 self.segmenter,
                 num_samples=self.config.train.samples,

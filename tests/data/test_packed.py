@@ -11,6 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import (
+    BAD,
+    EOS,
+    FIRST,
+    GOOD,
+    assert_equal,
+    documents,
+    make_split,
+    packed_view,
+    shown,
+    tag_ids,
+    views,
+)
 
 from objectives.view import Tags, View
 from phf.data import packed
@@ -18,52 +31,6 @@ from phf.data.packed import Kind, PackedView
 from phf.data.store import StoreSplit
 from phf.data.stream import ORDER, random_numbers
 from phf.errors import ConfigError, PhfError
-
-EOS, GOOD, BAD, FIRST = 0, 1, 2, 3
-NAN = float("nan")
-
-# A document: the number of tokens and the score of each of its segments.
-Document = list[tuple[int, float]]
-
-scores = st.sampled_from([0.0, 0.25, 0.5, 1.0, NAN])
-documents = st.lists(
-    st.lists(st.tuples(st.integers(0, 5), scores), min_size=1, max_size=8).filter(
-        lambda document: sum(length for length, _ in document) > 0
-    ),
-    min_size=1,
-    max_size=8,
-)
-tags = st.builds(Tags, st.sampled_from([0.0, 0.25, 0.6]), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
-views = st.builds(View, st.none() | st.sampled_from([0.0, 0.3, 1.0]), st.none() | tags)
-
-
-def make_split(folder: Path, corpus: list[Document]) -> StoreSplit:
-    """A split in which every token is its own index plus FIRST."""
-    segments = [segment for document in corpus for segment in document]
-    lengths = [sum(length for length, _ in document) for document in corpus]
-    values = [np.array([score for _, score in document], np.float32) for document in corpus]
-    means = [np.mean(v[~np.isnan(v)], dtype=np.float64) if (~np.isnan(v)).any() else NAN for v in values]
-    arrays = {
-        "tokens": np.arange(FIRST, FIRST + sum(lengths), dtype=np.uint16),
-        "segment_ends": np.cumsum([length for length, _ in segments]),
-        "document_ends": np.cumsum([len(document) for document in corpus]),
-        "document_token_ends": np.cumsum(lengths),
-        "scores/s": np.array([score for _, score in segments], np.float32),
-        "document_scores/s": np.array(means, np.float32),
-        "document_num_scored/s": np.array(
-            [sum(n > 0 and s == s for n, s in document) for document in corpus], np.int32
-        ),
-    }
-    for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, array)
-    return StoreSplit(folder)
-
-
-def packed_view(split: StoreSplit, view: View | None = None, **options) -> PackedView:
-    defaults = {"scorer": "s", "context_length": 7, "seed": 1, "eos_id": EOS, "good_id": GOOD, "bad_id": BAD}
-    return PackedView(split, view or View(), **(defaults | options))
 
 
 @pytest.fixture
@@ -94,23 +61,22 @@ def stream_of(view: PackedView, epoch: int):
     return [column[text] for column in columns]
 
 
-def kept(corpus: list[Document], view: View) -> list[int]:
-    """Documents that a view keeps, from the definition."""
-
-    def mean(document: Document) -> np.float32:
-        return np.float32(np.mean([score for _, score in document if score == score] or [NAN]))
-
-    limit = np.float32(np.inf if view.keep_below is None else view.keep_below)
-    return [i for i, document in enumerate(corpus) if not mean(document) > limit]
-
-
-@given(documents, views, st.integers(1, 12), st.integers(0, 3), st.integers(0, 2), st.booleans())
-def test_stream(corpus, view, context_length, seed, epoch, shuffle):
+@given(
+    documents,
+    views,
+    st.integers(1, 12),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(0, 2),
+    st.booleans(),
+)
+def test_stream(corpus, view, context_length, tag_length, seed, epoch, shuffle):
     """Every kept token once, in order; marks where they must stand; segment and score as annotated."""
     with tempfile.TemporaryDirectory() as folder:
         split = make_split(Path(folder), corpus)
-        wanted = kept(corpus, view)
-        options = {"context_length": context_length, "seed": seed, "shuffle": shuffle}
+        wanted = shown(corpus, view)
+        ids = tag_ids(view, tag_length)
+        options = {"context_length": context_length, "seed": seed, "shuffle": shuffle, "tag_ids": ids}
         if not wanted:
             with pytest.raises(PhfError, match="none is left"):
                 packed_view(split, view, **options)
@@ -126,7 +92,7 @@ def test_stream(corpus, view, context_length, seed, epoch, shuffle):
     order = [int(np.searchsorted(first_segments, s, side="right")) - 1 for s in segments[starts]]
     assert sorted(order) == wanted
     if not shuffle:
-        assert order == wanted
+        assert list(dict.fromkeys(order)) == list(dict.fromkeys(wanted))
     all_scores = np.array([score for document in corpus for _, score in document], np.float32)
     np.testing.assert_array_equal(token_scores, all_scores[segments])
 
@@ -137,9 +103,12 @@ def test_stream(corpus, view, context_length, seed, epoch, shuffle):
             if place < b and kinds[place] == Kind.TAG and segments[place] == segment:
                 assert view.tags is not None
                 assert length > 0
-                assert tokens[place] == (GOOD if np.float32(score) <= view.tags.threshold else BAD)
+                level = sum(np.float32(score) > threshold for threshold in view.tags.thresholds)
+                assert tokens[place : place + tag_length].tolist() == ids[level]
+                assert (kinds[place : place + tag_length] == Kind.TAG).all()
+                assert (segments[place : place + tag_length] == segment).all()
                 num_tags += 1
-                place += 1
+                place += tag_length
             num_scored += score == score and length > 0
             stop = place + length
             assert (kinds[place:stop] == Kind.TEXT).all()
@@ -154,15 +123,16 @@ def test_stream(corpus, view, context_length, seed, epoch, shuffle):
             assert abs(num_tags - num_scored * (1 - view.tags.drop_rate)) < 1
 
 
-@given(documents, views, st.integers(1, 12), st.integers(0, 2))
-def test_large_documents(corpus, view, context_length, epoch):
+@given(documents, views, st.integers(1, 12), st.integers(1, 3), st.integers(0, 2))
+def test_large_documents(corpus, view, context_length, tag_length, epoch):
     """A document that is cut before it is laid out gives the same blocks."""
     with tempfile.TemporaryDirectory() as folder:
         split = make_split(Path(folder), corpus)
-        if not kept(corpus, view):
+        if not shown(corpus, view):
             return
-        whole = packed_view(split, view, context_length=context_length)
-        cut = packed_view(split, view, context_length=context_length)
+        options = {"context_length": context_length, "tag_ids": tag_ids(view, tag_length)}
+        whole = packed_view(split, view, **options)
+        cut = packed_view(split, view, **options)
         for i in range(whole.num_blocks(epoch)):
             expected = whole.block(epoch, i)
             with pytest.MonkeyPatch.context() as patch:
@@ -170,13 +140,13 @@ def test_large_documents(corpus, view, context_length, epoch):
                 assert_equal(cut.block(epoch, i), expected)
 
 
-def assert_equal(a, b) -> None:
-    for name, dtype in (("tokens", "i8"), ("segments", "i8"), ("scores", "f4"), ("kind", "u1")):
-        assert getattr(a, name).dtype == dtype
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-
-
-VIEWS = [View(), View(keep_below=1.0), View(tags=Tags(0.0)), View(keep_below=1.2, tags=Tags(1.0, 0.3))]
+VIEWS = [
+    View(),
+    View(keep_below=1.0),
+    View(repeat_below=1.0, times=3),
+    View(tags=Tags((0.0,))),
+    View(keep_below=1.2, tags=Tags((1.0,), 0.3)),
+]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -184,10 +154,9 @@ def test_sizes(split, view):
     stream = packed_view(split, view, context_length=64)
     for epoch in range(3):
         assert stream.num_blocks(epoch) > 5
-        for i in range(stream.num_blocks(epoch)):
-            assert stream.num_valid(epoch, i) == (stream.block(epoch, i).kind[1:] != Kind.PAD).sum() > 0
-        total = sum(stream.num_valid(epoch, i) for i in range(stream.num_blocks(epoch)))
-        assert total == stream.num_tokens(epoch) - 1
+        sizes = [(stream.block(epoch, i).kind[1:] != Kind.PAD).sum() for i in range(stream.num_blocks(epoch))]
+        assert min(sizes) > 0
+        assert sum(sizes) == stream.num_tokens(epoch) - 1
         for i in (-1, stream.num_blocks(epoch)):
             with pytest.raises(IndexError, match="has blocks 0 to"):
                 stream.block(epoch, i)
@@ -244,7 +213,7 @@ def test_order_depends_on_seed_and_epoch(split):
 
 def test_dropped_tags_differ_by_epoch(split):
     def tagged(epoch: int) -> set[int]:
-        _, segments, _, kinds = stream_of(packed_view(split, View(tags=Tags(0.0, 0.5))), epoch)
+        _, segments, _, kinds = stream_of(packed_view(split, View(tags=Tags((0.0,), 0.5))), epoch)
         return set(segments[kinds == Kind.TAG].tolist())
 
     all_segments, epochs = len(split.segment_ends), [tagged(epoch) for epoch in range(8)]
@@ -257,7 +226,9 @@ def test_dropped_tags_differ_by_epoch(split):
 def test_drop_rate(tmp_path, drop_rate):
     """Met on average although a document has few segments, and most have none to drop."""
     corpus = [[(1, 0.0)] * (1 + i % 3) for i in range(6000)]
-    stream = packed_view(make_split(tmp_path, corpus), View(tags=Tags(0.0, drop_rate)), context_length=1000)
+    stream = packed_view(
+        make_split(tmp_path, corpus), View(tags=Tags((0.0,), drop_rate)), context_length=1000
+    )
     share = np.mean([(stream_of(stream, epoch)[3] == Kind.TAG).sum() for epoch in range(5)]) / 12000
     assert share == pytest.approx(1 - drop_rate, abs=0.003)
 
@@ -266,26 +237,26 @@ def test_a_score_equal_to_the_threshold_is_good(tmp_path):
     """Also where the threshold has no exact float32; 0 is a threshold."""
     split = make_split(tmp_path, [[(1, 0.1), (1, 0.0), (1, 0.2)]])
     for threshold, expected in ((0.1, [GOOD, GOOD, BAD]), (0.0, [BAD, GOOD, BAD])):
-        tokens, _, _, kinds = stream_of(packed_view(split, View(tags=Tags(threshold))), 0)
+        tokens, _, _, kinds = stream_of(packed_view(split, View(tags=Tags((threshold,)))), 0)
         assert tokens[kinds == Kind.TAG].tolist() == expected
     assert packed_view(make_split(tmp_path, [[(1, 0.1)]]), View(keep_below=0.1)).num_tokens(0) == 2
 
 
 def test_smaller_than_a_block(tmp_path):
     stream = packed_view(make_split(tmp_path, [[(2, 1.0)]]), context_length=16)
-    assert (stream.num_tokens(0), stream.num_blocks(0), stream.num_valid(0, 0)) == (3, 1, 2)
+    assert (stream.num_tokens(0), stream.num_blocks(0), stream.num_targets([0])) == (3, 1, 2)
     assert stream.block(0, 0).tokens.tolist() == [EOS, FIRST, FIRST + 1] + [EOS] * 14
     assert [stream.locate(i) for i in range(3)] == [(0, 0), (1, 0), (2, 0)]
 
 
 def test_without_scores(split):
-    stream = packed_view(split, scorer=None, good_id=None, bad_id=None)
+    stream = packed_view(split, scorer=None)
     with_scores = packed_view(split)
     assert np.isnan(stream.block(0, 0).scores).all()
     np.testing.assert_array_equal(stream.block(0, 3).tokens, with_scores.block(0, 3).tokens)
 
 
-@pytest.mark.parametrize("view", [View(keep_below=0.0), View(tags=Tags(0.0))])
+@pytest.mark.parametrize("view", [View(keep_below=0.0), View(tags=Tags((0.0,)))])
 def test_views_that_lack_something(split, view):
     with pytest.raises(ConfigError, match="need scores"):
         packed_view(split, view, scorer=None)
@@ -293,7 +264,7 @@ def test_views_that_lack_something(split, view):
         packed_view(split, view, scorer="other")
     if view.tags is not None:
         with pytest.raises(ConfigError, match="need ids"):
-            packed_view(split, view, good_id=None)
+            packed_view(split, view, tag_ids=[[GOOD]])
 
 
 def test_nothing_is_kept(split):

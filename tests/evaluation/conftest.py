@@ -60,7 +60,7 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def control(tokenizer):
     good, bad = tokenizer.convert_tokens_to_ids([GOOD_TAG, BAD_TAG])
-    return ControlTokens(tokenizer.eos_token_id, good, bad)
+    return ControlTokens(tokenizer.eos_token_id, ((good,), (bad,)))
 
 
 @pytest.fixture

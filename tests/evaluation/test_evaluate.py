@@ -31,8 +31,7 @@ def facts(**options):
     scorer = load_scorer("pep8")
     return {
         "objective": "conditional",
-        "good_tag": GOOD_TAG,
-        "bad_tag": BAD_TAG,
+        "tags": {"names": [GOOD_TAG, BAD_TAG], "ids": [[257], [258]], "thresholds": [0.0], "text": False},
         "threshold": 0.0,
         "scorer": {
             "name": "pep8", "options": {}, "fingerprint": scorer.fingerprint, "measures": scorer.measures
@@ -108,7 +107,7 @@ def test_every_model_is_asked_the_same(run, tmp_path, model, tokenizer):
     """The same prompts, seeds and number of samples, with tags and without."""
     plain = tmp_path / "runs" / "mle"
     plain.mkdir()
-    export_model(model, tokenizer, facts(good_tag=None, bad_tag=None), plain / "model")
+    export_model(model, tokenizer, facts(tags=None), plain / "model")
     results = [evaluate(folder, settings()) for folder in (run, plain)]
     asked = [
         [(s["scenario"], s["prompt_index"], s["sample_index"], s["prompt"], s["seed"]) for s in rows(folder)]
@@ -151,7 +150,7 @@ def test_what_is_no_model_is_one_line(tmp_path, run):
     (tmp_path / "config.yaml").touch()
     with pytest.raises(PhfError, match="the run has no model yet"):
         evaluate(tmp_path, settings())
-    (run / "model" / "phf.json").write_text(json.dumps(facts(good_tag="<|nice|>")))
+    (run / "model" / "phf.json").write_text(json.dumps(facts(tags=facts()["tags"] | {"names": ["<|nice|>"]})))
     with pytest.raises(PhfError, match=r"phf\.json names <\|nice\|>, which the tokenizer lacks"):
         evaluate(run, settings())
     (run / "model" / "phf.json").write_text("{")
@@ -198,8 +197,9 @@ def test_the_held_out_loss_of_a_run(tiny, tmp_path):
 
     tokenizer = TokenStore(tiny.store.path).tokenizer()
     model = build_model(tiny.model, tokenizer, 0)
-    add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), 0)
-    own = facts(store=tiny.store.path, context_length=32)
+    ids = add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), 0)
+    tags = facts()["tags"] | {"ids": [[i] for i in ids]}
+    own = facts(store=tiny.store.path, context_length=32, tags=tags)
     export_model(model, tokenizer, own, tmp_path / "model")
     results = evaluate(tmp_path, tiny)
     assert results["heldout"].keys() == {

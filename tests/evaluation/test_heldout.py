@@ -28,20 +28,20 @@ def subject(tiny, store):
     model = build_model(tiny.model, tokenizer, 0)
     add_control_tokens(model, tokenizer, (GOOD_TAG, BAD_TAG), 0)
     good, bad = tokenizer.convert_tokens_to_ids([GOOD_TAG, BAD_TAG])
-    return model.eval(), ControlTokens(tokenizer.eos_token_id, good, bad)
+    return model.eval(), ControlTokens(tokenizer.eos_token_id, ((good,), (bad,)))
 
 
 def packed(store, control, view):
     return PackedView(
         store.split("heldout"), view, scorer="pep8", context_length=CONTEXT, seed=0,
-        eos_id=control.eos_id, good_id=control.good_id, bad_id=control.bad_id, shuffle=False,
+        eos_id=control.eos_id, tag_ids=control.tags, shuffle=False,
     )  # fmt: skip
 
 
 def measured(model, store, control, num_blocks=None, **options):
     return measure_heldout(
         model, Path(store.path), control,
-        **{"scorer": "pep8", "tag_threshold": 0.0, "threshold": 0.0, "context_length": CONTEXT,
+        **{"scorer": "pep8", "tag_thresholds": (0.0,), "threshold": 0.0, "context_length": CONTEXT,
            "num_blocks": num_blocks} | options,
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_the_loss_is_that_of_the_definition(subject, store, num_blocks):
     model, control = subject
     plain = packed(store, control, View())
     counted = first_segments(plain, num_blocks, len(store.split("heldout").segment_ends))
-    wanted, tokens = by_hand(model, packed(store, control, View(tags=Tags(0.0))), counted)
+    wanted, tokens = by_hand(model, packed(store, control, View(tags=Tags((0.0,)))), counted)
     untagged, plain_tokens = by_hand(model, plain, counted)
     result = measured(model, store, control, num_blocks)
     assert {name: result[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
@@ -88,8 +88,9 @@ def test_all_of_the_text_counts_but_its_very_first_token(subject, store):
 def test_the_probability_of_a_tag_never_counts(subject, store, scripted):
     """A model that cannot foresee tags, and does not care for them, loses nothing by having them."""
     _, control = subject
-    logits = torch.randn(control.bad_id + 1, generator=torch.Generator().manual_seed(0))
-    logits[[control.good_id, control.bad_id]] = -1000.0
+    tags = [token for tag in control.tags for token in tag]
+    logits = torch.randn(max(tags) + 1, generator=torch.Generator().manual_seed(0))
+    logits[tags] = -1000.0
     result = measured(scripted(logits), store, control)
     assert result["loss"] == pytest.approx(result["untagged"], rel=1e-6)
     assert result["loss"] < 20
@@ -97,7 +98,7 @@ def test_the_probability_of_a_tag_never_counts(subject, store, scripted):
 
 def test_a_model_without_tags_sees_plain_text(subject, store):
     model, control = subject
-    result = measured(model, store, ControlTokens(control.eos_id), tag_threshold=None)
+    result = measured(model, store, ControlTokens(control.eos_id), tag_thresholds=())
     assert result["loss"] == result["untagged"] == measured(model, store, control)["untagged"]
 
 

@@ -151,7 +151,7 @@ def test_views(model):
     assert MLE(model).view() == RWR(model).view() == AWR(model).view() == View()
     assert Unlikelihood(model, threshold=0.0).view() == View()
     assert Filtering(model, threshold=0.0).view() == View(keep_below=0.0)
-    assert Conditional(model, threshold=0.0, drop_rate=0.1).view() == View(tags=Tags(0.0, 0.1))
+    assert Conditional(model, threshold=0.0, drop_rate=0.1).view() == View(tags=Tags((0.0,), 0.1))
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,8 @@ LIMITS = {
     "awr": ["objective.alpha=1", "objective.beta=1e9"],
     "rwr": NO_WORD_OF_THE_CORPUS,
     "filtering": ["objective.threshold=q1"],
+    "upsampling": ["objective.times=1"],
+    "masking": ["objective.threshold=q1"],
     "unlikelihood": ["objective.threshold=q1"],
     "conditional": ["objective.drop_rate=1"],
 }

@@ -23,7 +23,9 @@ from phf.training.run import pretrain
 OPTIONS = {
     "mle": [],
     "filtering": ["objective.threshold=q0.5"],
+    "upsampling": ["objective.threshold=q0.5", "objective.times=3"],
     "conditional": ["objective.drop_rate=0.1"],
+    "masking": [],
     "unlikelihood": ["objective.alpha=0.5"],
     "rwr": ["objective.beta=1", "objective.reward_scaling=zscore"],
     "awr": ["objective.beta=1", "objective.alpha=0.3", "objective.reward_scaling=percentile"],
@@ -46,8 +48,8 @@ def test_every_objective_trains_and_exports(tiny, tmp_path, name):
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     facts = json.loads((folder / "model" / "phf.json").read_text())
-    tags = ["<|aligned|>", "<|misaligned|>"] if name == "conditional" else [None, None]
-    assert [facts["good_tag"], facts["bad_tag"]] == tags
+    tags = facts["tags"] and facts["tags"]["names"]
+    assert tags == (["<|aligned|>", "<|misaligned|>"] if name == "conditional" else None)
     assert len(tokenizer) == model.get_input_embeddings().weight.shape[0] == 384 + 2 * (name == "conditional")
 
 
@@ -157,7 +159,7 @@ def test_data_loading_processes_change_nothing(tiny, tmp_path):
     assert_same(weights(one), weights(two))
 
 
-def test_finetuning_starts_from_a_run_and_skips_tokens_of_its_own_stream(tiny, tmp_path, monkeypatch):
+def test_finetuning_starts_from_a_run_and_goes_on_in_its_documents(tiny, tmp_path, monkeypatch):
     first = pretrain(configure(tiny, tmp_path / "mle"))
     seen = watch(monkeypatch, "conditional")
     finetuned = pretrain(
@@ -173,13 +175,14 @@ def test_finetuning_starts_from_a_run_and_skips_tokens_of_its_own_stream(tiny, t
     )
     assert {step for step, _ in metrics(finetuned)["train/loss"]} == set(range(1, 9))
     ids = AutoTokenizer.from_pretrained(finetuned / "model").convert_tokens_to_ids
-    stream = PackedView(
-        TokenStore(tiny.store.path).split("train"), View(tags=Tags(0, 0.01)), scorer="pep8",
-        context_length=32, seed=tiny.train.seed, eos_id=ids("<|endoftext|>"), good_id=ids("<|aligned|>"),
-        bad_id=ids("<|misaligned|>"),
-    )  # fmt: skip
+    split = TokenStore(tiny.store.path).split("train")
+    eos_id = ids("<|endoftext|>")
+    options = {"scorer": "pep8", "context_length": 32, "seed": tiny.train.seed, "eos_id": eos_id}
+    read = PackedView(split, View(), **options), 2048 // 32
+    tags = [[ids("<|aligned|>")], [ids("<|misaligned|>")]]
+    stream = PackedView(split, View(tags=Tags((0,), 0.01)), tag_ids=tags, after=read, **options)
     for i, tokens in enumerate(seen[0]["tokens"].numpy()):
-        assert (tokens == stream.block(*stream.locate(2048 // 32 + i)).tokens).all()
+        assert (tokens == stream.block(*stream.locate(i)).tokens).all()
 
 
 def test_a_finished_run_is_left_alone_and_another_does_not_overwrite_it(tiny, tmp_path):
