@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from phf.data.packed import Kind, PackedView
+from phf.data.block import Kind
+from phf.data.packed import PackedView
 from phf.data.phases import Phases
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 
 from objectives.view import View
-from phf.data.packed import Block, PackedView
+from phf.data.block import Block
+from phf.data.packed import PackedView
 
 Place = tuple[int, int, int]
 """A phase, an epoch of its view, and a block of that."""

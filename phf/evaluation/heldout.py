@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from objectives.view import Tags, View
-from phf.data.packed import Block, Kind, PackedView
+from phf.data.block import Block, Kind
+from phf.data.packed import PackedView
 from phf.data.store import TokenStore
 from phf.errors import PhfError
 from phf.evaluation.generation import ControlTokens

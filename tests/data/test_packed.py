@@ -27,7 +27,8 @@ from streams import (
 
 from objectives.view import Tags, View
 from phf.data import packed
-from phf.data.packed import Kind, PackedView
+from phf.data.block import Kind
+from phf.data.packed import PackedView
 from phf.data.store import StoreSplit
 from phf.data.stream import ORDER, random_numbers
 from phf.errors import ConfigError, PhfError

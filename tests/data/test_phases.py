@@ -14,7 +14,8 @@ from streams import assert_equal, documents, make_split, packed_view, shown, tag
 
 from objectives.view import View
 from phf.data import packed
-from phf.data.packed import Kind, PackedView
+from phf.data.block import Kind
+from phf.data.packed import PackedView
 from phf.data.phases import Phases, in_phases
 from phf.data.stream import ORDER, random_numbers
 
@@ -109,7 +110,7 @@ def test_plain_text_at_the_beginning_and_at_the_end(corpus, view, context_length
             assert reader.view.times > 1 or not behind & set(left)
 
 
-@given(documents, views, st.integers(2, 9), st.integers(1, 3), st.integers(0, 9), st.integers(1, 20))
+@given(documents, views, st.integers(2, 9), st.integers(1, 3), st.integers(0, 9), st.integers(2, 20))
 def test_targets_that_count(corpus, view, context_length, tag_length, begin, size):
     with tempfile.TemporaryDirectory() as folder:
         split = make_split(Path(folder), corpus)

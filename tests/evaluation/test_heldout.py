@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from objectives.view import BAD_TAG, GOOD_TAG, Tags, View
-from phf.data.packed import Kind, PackedView
+from phf.data.block import Kind
+from phf.data.packed import PackedView
 from phf.data.store import TokenStore
 from phf.evaluation import heldout
 from phf.evaluation.generation import ControlTokens

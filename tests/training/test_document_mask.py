@@ -13,8 +13,9 @@ from objectives import OBJECTIVES, Batch
 from objectives.mle import MLE
 from objectives.view import View
 from phf.config import ModelConfig, load_config
+from phf.data.block import Kind
 from phf.data.module import collate
-from phf.data.packed import Kind, PackedView
+from phf.data.packed import PackedView
 from phf.data.store import TokenStore
 from phf.errors import ConfigError
 from phf.evaluation.evaluate import evaluate
