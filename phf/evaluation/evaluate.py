@@ -10,25 +10,28 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from phf.config import Config, ScenarioConfig, ScorerConfig, SegmenterConfig
+from phf.config import Config, ScenarioConfig
 from phf.data.segments import Segmenter, segmenter
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.generation import ControlTokens, Sample, generate
 from phf.evaluation.heldout import measure_heldout
+from phf.evaluation.instruments import (
+    describe_model,
+    describe_scorer,
+    open_scorer,
+    scorer_config,
+    scorer_differs,
+    segmenter_config,
+)
+from phf.evaluation.progress import sampling_progress
 from phf.evaluation.results import FORMAT, finished_results, result_identity, sample_row, write_results
 from phf.evaluation.scenarios import load_prompts
 from phf.evaluation.scoring import ScoredSample, measure, score_samples
 from phf.evaluation.subject import Subject, find_subject
-from scorers import load_scorer
-from scorers.base import Scorer, ScorerError
+from scorers.base import ScorerError
 
 log = logging.getLogger("phf")
 
@@ -49,17 +52,17 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
         PhfError: The folder holds no model, or the scorer cannot be loaded.
     """
     subject = find_subject(Path(folder))
-    wanted = _scorer_config(subject, config)
-    scorer, segment = _scorer(wanted), segmenter(_segmenter_config(subject, config))
+    wanted = scorer_config(subject, config)
+    scorer, segment = open_scorer(wanted), segmenter(segmenter_config(subject, config))
     prompts = {name: load_prompts(scenario) for name, scenario in config.evaluation.scenarios.items()}
     identity = result_identity(
-        subject, config.evaluation, scorer.fingerprint, _segmenter_config(subject, config), prompts
+        subject, config.evaluation, scorer.fingerprint, segmenter_config(subject, config), prompts
     )
     output = subject.folder / "evaluation"
     if (results := finished_results(output, identity)) is not None:
         log.info("%s is evaluated: nothing to do", subject.folder)
         return results
-    differs = _differs(subject, scorer)
+    differs = scorer_differs(subject, scorer)
 
     model, tokenizer, control = subject.load()
     evaluation = config.evaluation
@@ -78,14 +81,8 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
         _log_scenario(name, scenarios[name])
     results = {
         "format": FORMAT,
-        "run": _run(subject, model),
-        "scorer": {
-            "name": scorer.name,
-            "version": scorer.version,
-            "fingerprint": scorer.fingerprint,
-            "measures": scorer.measures,
-            "options": wanted.options,
-        },
+        "run": describe_model(subject, model),
+        "scorer": describe_scorer(wanted, scorer),
         "scorer_differs": differs,
         "threshold": evaluation.threshold,
         "confidence": evaluation.confidence,
@@ -122,7 +119,7 @@ def generate_samples(
     if name not in scenarios:
         raise ConfigError(f"--scenario: no scenario {name!r}; there are {', '.join(scenarios)}")
     subject = find_subject(Path(folder))
-    segment = segmenter(_segmenter_config(subject, config))
+    segment = segmenter(segmenter_config(subject, config))
     prompts = load_prompts(scenarios[name])
     samples = _generate(name, subject, *subject.load(), config, prompts, segment)
     lines = "".join(json.dumps(sample_row(sample), ensure_ascii=False) + "\n" for sample in samples)
@@ -151,7 +148,7 @@ def _generate(
 ) -> list[Sample]:
     """The samples of one scenario."""
     scenario = config.evaluation.scenarios[name]
-    with _progress(name, len(prompts) * scenario.samples) as advance:
+    with sampling_progress(name, len(prompts) * scenario.samples) as advance:
         try:
             return generate(
                 model,
@@ -174,53 +171,6 @@ def _tag(scenario: ScenarioConfig, control: ControlTokens) -> str:
     return scenario.tag if control.tags else "none"
 
 
-def _scorer_config(subject: Subject, config: Config) -> ScorerConfig:
-    """The scorer asked for; else the one the model was trained on; else that of the configuration."""
-    if config.evaluation.scorer is not None:
-        return config.evaluation.scorer
-    trained_on = subject.facts.get("scorer")
-    if not trained_on:
-        return config.scorer
-    own = ScorerConfig(trained_on["name"], trained_on.get("options") or {})
-    if subject.run and (config.scorer.name, config.scorer.options) != (own.name, own.options):
-        log.warning(
-            "%s: scored by %s as in training, not by scorer.name; set evaluation.scorer.name for another one",
-            subject.folder,
-            own.name,
-        )
-    return own
-
-
-def _scorer(wanted: ScorerConfig) -> Scorer:
-    try:
-        return load_scorer(wanted.name, **wanted.options)
-    except ScorerError as error:
-        raise ConfigError(f"the samples cannot be scored: {error}") from error
-
-
-def _segmenter_config(subject: Subject, config: Config) -> SegmenterConfig:
-    known = subject.facts.get("segmenter")
-    return SegmenterConfig(**known) if known else config.segmenter
-
-
-def _differs(subject: Subject, scorer: Scorer) -> bool | None:
-    """Whether samples are scored otherwise than the corpus was; `None` if that is not known."""
-    trained_on = (subject.facts.get("scorer") or {}).get("fingerprint")
-    if trained_on is None:
-        return None
-    if trained_on != scorer.fingerprint:
-        log.warning(
-            "%s was trained on scores of %s (%s), and its samples are scored by %s (%s): "
-            "thresholds of one do not carry over to the other",
-            subject.folder,
-            subject.facts["scorer"]["name"],
-            trained_on,
-            scorer.name,
-            scorer.fingerprint,
-        )
-    return bool(trained_on != scorer.fingerprint)
-
-
 def _heldout(subject: Subject, model: Any, control: ControlTokens, config: Config) -> dict[str, Any] | None:
     facts = subject.facts
     if not facts.get("store"):
@@ -239,18 +189,6 @@ def _heldout(subject: Subject, model: Any, control: ControlTokens, config: Confi
     )
 
 
-def _run(subject: Subject, model: Any) -> dict[str, Any]:
-    run, facts = subject.run, subject.facts
-    return {
-        "name": run.get("name", subject.folder.resolve().name),
-        "folder": str(subject.folder),
-        "objective": run.get("objective", facts.get("objective")),
-        "tokens": run.get("tokens", facts.get("tokens")),
-        "wall_seconds": run.get("wall_seconds"),
-        "parameters": model.num_parameters(),
-    }
-
-
 def _log_scenario(name: str, measured: dict[str, Any]) -> None:
     mean = measured["mean_score"]
     if mean["value"] is None:
@@ -261,30 +199,3 @@ def _log_scenario(name: str, measured: dict[str, Any]) -> None:
         name, mean["value"], mean["low"], mean["high"], measured["rate"]["value"],
         measured["n"], measured["unscored"],
     )  # fmt: skip
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar where somebody watches, else a line of the log now and then."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (
-            TextColumn("sampling {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda count: bar.advance(task, count)
-        return
-    done, told = 0, time.monotonic()
-
-    def advance(count: int) -> None:
-        nonlocal done, told
-        done += count
-        if done == total or time.monotonic() - told > 30:
-            told = time.monotonic()
-            log.info("sampling %s: %d of %d", what, done, total)
-
-    yield advance

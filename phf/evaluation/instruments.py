@@ -1,0 +1,91 @@
+"""What a model is measured with, and what results say of both: its scorer, its segmenter, the model."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from phf.config import Config, ScorerConfig, SegmenterConfig
+from phf.errors import ConfigError
+from phf.evaluation.subject import Subject
+from scorers import load_scorer
+from scorers.base import Scorer, ScorerError
+
+log = logging.getLogger("phf")
+
+
+def scorer_config(subject: Subject, config: Config) -> ScorerConfig:
+    """The scorer asked for; else the one the model was trained on; else that of the configuration."""
+    if config.evaluation.scorer is not None:
+        return config.evaluation.scorer
+    trained_on = subject.facts.get("scorer")
+    if not trained_on:
+        return config.scorer
+    own = ScorerConfig(trained_on["name"], trained_on.get("options") or {})
+    if subject.run and (config.scorer.name, config.scorer.options) != (own.name, own.options):
+        log.warning(
+            "%s: scored by %s as in training, not by scorer.name; set evaluation.scorer.name for another one",
+            subject.folder,
+            own.name,
+        )
+    return own
+
+
+def open_scorer(wanted: ScorerConfig) -> Scorer:
+    """The scorer itself.
+
+    Raises:
+        ConfigError: There is none of this name, or not with these options.
+    """
+    try:
+        return load_scorer(wanted.name, **wanted.options)
+    except ScorerError as error:
+        raise ConfigError(f"the samples cannot be scored: {error}") from error
+
+
+def segmenter_config(subject: Subject, config: Config) -> SegmenterConfig:
+    """How the corpus of the model was segmented; as configured, if the model does not say."""
+    known = subject.facts.get("segmenter")
+    return SegmenterConfig(**known) if known else config.segmenter
+
+
+def scorer_differs(subject: Subject, scorer: Scorer) -> bool | None:
+    """Whether samples are scored otherwise than the corpus was; `None` if that is not known."""
+    trained_on = (subject.facts.get("scorer") or {}).get("fingerprint")
+    if trained_on is None:
+        return None
+    if trained_on != scorer.fingerprint:
+        log.warning(
+            "%s was trained on scores of %s (%s), and its samples are scored by %s (%s): "
+            "thresholds of one do not carry over to the other",
+            subject.folder,
+            subject.facts["scorer"]["name"],
+            trained_on,
+            scorer.name,
+            scorer.fingerprint,
+        )
+    return bool(trained_on != scorer.fingerprint)
+
+
+def describe_scorer(wanted: ScorerConfig, scorer: Scorer) -> dict[str, Any]:
+    """The scorer, as in results."""
+    return {
+        "name": scorer.name,
+        "version": scorer.version,
+        "fingerprint": scorer.fingerprint,
+        "measures": scorer.measures,
+        "options": wanted.options,
+    }
+
+
+def describe_model(subject: Subject, model: Any) -> dict[str, Any]:
+    """The model and the run it comes from, as in results."""
+    run, facts = subject.run, subject.facts
+    return {
+        "name": run.get("name", subject.folder.resolve().name),
+        "folder": str(subject.folder),
+        "objective": run.get("objective", facts.get("objective")),
+        "tokens": run.get("tokens", facts.get("tokens")),
+        "wall_seconds": run.get("wall_seconds"),
+        "parameters": model.num_parameters(),
+    }

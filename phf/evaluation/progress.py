@@ -1,0 +1,40 @@
+"""How far sampling has come."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger("phf")
+
+
+@contextmanager
+def sampling_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar where somebody watches, else a line of the log now and then."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("sampling {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    done, told = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, told
+        done += count
+        if done == total or time.monotonic() - told > 30:
+            told = time.monotonic()
+            log.info("sampling %s: %d of %d", what, done, total)
+
+    yield advance
