@@ -72,14 +72,16 @@ def result_identity(
     return json.loads(json.dumps(identity, default=str))
 
 
-def finished_results(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The results on disk, if they are what evaluating again would give."""
+def finished_results(
+    output: Path, identity: dict[str, Any], table: str = "samples.parquet"
+) -> dict[str, Any] | None:
+    """The results on disk, if they are what measuring again would give."""
     try:
         manifest = json.loads((output / "manifest.json").read_text())
         results = json.loads((output / "results.json").read_text())
     except (OSError, ValueError):
         return None
-    same = manifest.get("identity") == identity and (output / "samples.parquet").is_file()
+    same = manifest.get("identity") == identity and (output / table).is_file()
     return results if same else None
 
 
@@ -105,7 +107,7 @@ def write_results(
     results: Mapping[str, Any],
     scored: Mapping[str, Sequence[ScoredSample]],
 ) -> None:
-    """Writes the files into the folder `output`, the manifest last.
+    """Writes `results.json`, `samples.parquet` and the manifest into the folder `output`.
 
     Args:
         output: The folder; made if it is not there.
@@ -116,23 +118,40 @@ def write_results(
     Raises:
         PhfError: They cannot be written there.
     """
-    samples = _table(scored, results["seed"])
+    write_output(output, identity, results, "samples.parquet", _table(scored, results["seed"]))
+
+
+def write_output(
+    output: Path, identity: Mapping[str, Any], results: Mapping[str, Any], table_name: str, table: pa.Table
+) -> None:
+    """Writes `results.json`, a table beside it, and the manifest of both, which comes last.
+
+    Args:
+        output: The folder; made if it is not there.
+        identity: All that decides the results, as `finished_results` compares it.
+        results: Contents of `results.json`; no NaN.
+        table_name: The table's file.
+        table: The table.
+
+    Raises:
+        PhfError: They cannot be written there.
+    """
     manifest = {
         "identity": identity,
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in ("phf", "torch", "transformers")},
         },
-        "num_samples": samples.num_rows,
+        f"num_{table_name.partition('.')[0]}": table.num_rows,
     }
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "manifest.json").unlink(missing_ok=True)
-        pq.write_table(samples, output / ".samples.parquet.tmp")
+        pq.write_table(table, output / f".{table_name}.tmp")
         for name, content in (("results.json", results), ("manifest.json", manifest)):
             text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
             (output / f".{name}.tmp").write_text(text + "\n", encoding="utf-8")
-        for name in ("samples.parquet", "results.json", "manifest.json"):
+        for name in (table_name, "results.json", "manifest.json"):
             (output / f".{name}.tmp").replace(output / name)
     except OSError as error:
         raise PhfError(f"{output}: cannot be written: {error.strerror}") from error
