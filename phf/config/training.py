@@ -202,8 +202,8 @@ class TrainConfig:
             f"train.gradient_clip must be above 0 or null, not {self.gradient_clip}",
         )
         if self.strategy == "fsdp":
-            check(self.precision != "16-mixed", "train.precision: 16-mixed does not go with fsdp; take bf16-mixed")
-            check(self.samples_every is None, "train.samples_every: no samples during training with fsdp yet")
+            check(self.precision != "16-mixed", "train.precision: fsdp cannot do 16-mixed; take bf16-mixed")
+            check(self.samples_every is None, "train.samples_every: fsdp draws no samples; leave it out")
         check(self.learning_rate > 0, f"train.learning_rate must be above 0, not {self.learning_rate}")
         check(
             0 <= self.tokens_seen < self.tokens, "train.tokens_seen must be 0 or more and below train.tokens"

@@ -49,14 +49,23 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
             "positions; leave it out, or choose another model.architecture"
         )
     if config.activation_checkpointing:
-        if not model.supports_gradient_checkpointing:
-            raise ConfigError(
-                f"model.activation_checkpointing: {type(model).__name__} does not support it; leave it out"
-            )
-        # The name since transformers 5.20, and the one before.
-        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-        enable({"use_reentrant": False})
+        checkpoint_activations(model)
     return model.train()  # loaded weights come in evaluation mode: without dropout
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Keeps only the input of each transformer block for the backward pass.
+
+    Raises:
+        ConfigError: The architecture does not support it.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"model.activation_checkpointing: {type(model).__name__} does not support it; leave it out"
+        )
+    # Later versions of transformers have another name for it.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,37 +52,24 @@ class FullyShardedStrategy(ModelParallelStrategy):
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The whole state, on the first process, keyed as an optimizer of whole weights has it."""
         # Lightning's own numbers the weights in another order than an optimizer with two groups does.
-        state = get_optimizer_state_dict(
+        assert self.model is not None
+        state: dict[str, Any] = get_optimizer_state_dict(
             self.model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
         )
-        if not state:
-            return {}
         number = {name: i for i, name in enumerate(self._parameter_names(optimizer))}
-        return {
-            "state": {number[name]: values for name, values in state["state"].items()},
-            "param_groups": [
-                {**group, "params": [number[name] for name in group["params"]]}
-                for group in state["param_groups"]
-            ],
-        }
+        return _rekeyed(state, number) if state else {}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Every process reads the file and keeps its part."""
         checkpoint: dict[str, Any] = torch.load(
             Path(self.broadcast(checkpoint_path)), map_location="cpu", mmap=True, weights_only=weights_only
         )
+        assert self.model is not None
         options = StateDictOptions(full_state_dict=True)
         set_model_state_dict(self.model, checkpoint["state_dict"], options=options)
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            names = self._parameter_names(optimizer)
-            named = {
-                "state": {names[number]: values for number, values in state["state"].items()},
-                "param_groups": [
-                    {**group, "params": [names[number] for number in group["params"]]}
-                    for group in state["param_groups"]
-                ],
-            }
-            set_optimizer_state_dict(self.model, optimizer, named, options=options)
+            name = dict(enumerate(self._parameter_names(optimizer)))
+            set_optimizer_state_dict(self.model, optimizer, _rekeyed(state, name), options=options)
         return checkpoint
 
     def _parameter_names(self, optimizer: Optimizer) -> list[str]:
@@ -89,6 +77,17 @@ class FullyShardedStrategy(ModelParallelStrategy):
         assert self.model is not None
         name_of = {weight: name for name, weight in self.model.named_parameters()}
         return [name_of[weight] for group in optimizer.param_groups for weight in group["params"]]
+
+
+def _rekeyed(state: dict[str, Any], key: Mapping[Any, Any]) -> dict[str, Any]:
+    """The state of an optimizer with other keys for its weights."""
+    return {
+        "state": {key[weight]: values for weight, values in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [key[weight] for weight in group["params"]]}
+            for group in state["param_groups"]
+        ],
+    }
 
 
 def strategy(name: Literal["ddp", "fsdp"], processes: int) -> str | FullyShardedStrategy:
@@ -110,7 +109,7 @@ def compile_blocks(model: PreTrainedModel) -> None:
 
 
 def _inductor_or_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-    """torch's default compiler, or, where it fails, the graph as it is."""
+    """The default compiler; where it fails, the graph as it is."""
     from torch._dynamo.backends.registry import lookup_backend
 
     try:
@@ -118,6 +117,11 @@ def _inductor_or_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callab
         with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
             return lookup_backend("inductor")(graph, inputs)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        log.warning("model.compile: this machine cannot, the run goes on without: %s", reason)
+        _warn(str(error).strip().partition("\n")[0])
         return graph.forward
+
+
+@cache
+def _warn(reason: str) -> None:
+    """Once, and not for every graph of a block."""
+    log.warning("model.compile: this machine cannot, the run goes on without: %s", reason)
