@@ -12,6 +12,7 @@ from phf.config.data import (
 )
 from phf.config.evaluation import EvaluationConfig, ScenarioConfig
 from phf.config.load import find_config, load_config, to_yaml
+from phf.config.redteam import RedteamConfig, TamperConfig
 from phf.config.schema import Config, RunConfig
 from phf.config.training import ModelConfig, ObjectiveConfig, TrainConfig
 
@@ -23,11 +24,13 @@ __all__ = [
     "ExecutorConfig",
     "ModelConfig",
     "ObjectiveConfig",
+    "RedteamConfig",
     "RunConfig",
     "ScenarioConfig",
     "ScorerConfig",
     "SegmenterConfig",
     "StoreConfig",
+    "TamperConfig",
     "TokenizerConfig",
     "TrainConfig",
     "find_config",

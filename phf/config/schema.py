@@ -14,6 +14,7 @@ from phf.config.data import (
     TokenizerConfig,
 )
 from phf.config.evaluation import EvaluationConfig
+from phf.config.redteam import RedteamConfig, TamperConfig
 from phf.config.training import ModelConfig, ObjectiveConfig, TrainConfig
 
 
@@ -44,6 +45,8 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    redteam: RedteamConfig = field(default_factory=RedteamConfig)
+    tamper: TamperConfig = field(default_factory=TamperConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
