@@ -16,7 +16,7 @@ from phf.errors import ConfigError, PhfError
 
 # What may differ when a run goes on: where it runs and what it writes, not what it computes.
 _FREE = (
-    "evaluation", "annotations", "documents", "run",
+    "evaluation", "redteam", "tamper", "annotations", "documents", "run",
     "train.devices", "train.nodes", "train.accelerator", "train.num_workers", "train.micro_batch_size",
     "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.loggers",
     "train.peak_flops", "train.profile_steps", "train.strategy", "model.compile",
