@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from objectives import OBJECTIVES, Batch
 from phf.config import Config, load_config, to_yaml
 from phf.training.checkpoints import latest_checkpoint
 
@@ -80,3 +81,16 @@ def assert_equal_to_rounding(run: Path, other: Path) -> None:
     for key, weight in weights(run).items():
         torch.testing.assert_close(weights(other)[key], weight, rtol=1e-4, atol=1e-6, msg=key)
     assert_same_losses(run, other)
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Batch]:
+    """The batches that an objective is given from now on."""
+    seen: list[Batch] = []
+
+    class Watched(OBJECTIVES[name]):
+        def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(batch)
+            return super().losses(batch)
+
+    monkeypatch.setitem(OBJECTIVES, name, Watched)
+    return seen

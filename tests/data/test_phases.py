@@ -56,8 +56,10 @@ def wholly_read(view: PackedView, indices: range, epoch: int) -> set[int]:
     return {d for d in range(len(ends)) if targets >= set(text[ends[d - 1] if d else 0 : ends[d]].tolist())}
 
 
-@given(documents, views, st.integers(2, 9), st.integers(1, 30))
-def test_finetuning_goes_on_with_the_documents_that_are_not_wholly_read(corpus, view, context_length, seen):
+@given(documents, views, st.integers(2, 9), st.integers(1, 30), st.integers(1, 9))
+def test_finetuning_goes_on_with_the_documents_that_are_not_wholly_read(
+    corpus, view, context_length, seen, size
+):
     """The earlier run has read its blocks as if it would never stop."""
     with tempfile.TemporaryDirectory() as folder:
         split = make_split(Path(folder), corpus)
@@ -65,7 +67,7 @@ def test_finetuning_goes_on_with_the_documents_that_are_not_wholly_read(corpus, 
         if not wanted:
             return
         make = partial(packed_view, split, context_length=context_length, tag_ids=tag_ids(view, 1))
-        plain, phases = make(View()), in_phases(make, view, begin=seen, end=None, seen=seen)
+        plain, phases = make(View()), in_phases(make, view, begin=seen, end=seen + size, seen=seen)
         assert isinstance(phases, Phases)
         for i in range(seen):
             assert_equal(phases.block(*phases.locate(i)), plain.block(*plain.locate(i)))
@@ -76,6 +78,8 @@ def test_finetuning_goes_on_with_the_documents_that_are_not_wholly_read(corpus, 
         assert sorted(documents_of(phases.views[1], epoch + 1)) == sorted(wanted)
         if left:
             assert phases.locate(seen)[:2] == (1, epoch)
+        if phases.views[2]._epochs.first == epoch:
+            assert not behind & set(documents_of(phases.views[2], epoch))
 
 
 @given(documents, views, st.integers(2, 9), st.integers(0, 12), st.integers(1, 12))

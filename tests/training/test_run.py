@@ -7,11 +7,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from runs import NO_DROPOUT, assert_same, configure, metrics, weights
+from runs import NO_DROPOUT, assert_same, configure, metrics, watch, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from objectives import OBJECTIVES, Batch, Tags, View
+from objectives import Tags, View
 from phf.config import load_config
 from phf.data.packed import PackedView
 from phf.data.store import TokenStore
@@ -108,19 +108,6 @@ def test_half_precision_learns_as_well(tiny, tmp_path, full_precision, precision
     changes = [run["heldout/loss"][-1][1] - run["heldout/loss"][0][1] for run in (full, half)]
     assert changes[0] < 0
     assert changes[1] == pytest.approx(changes[0], rel=0.02)
-
-
-def watch(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Batch]:
-    """The batches that an objective is given from now on."""
-    seen: list[Batch] = []
-
-    class Watched(OBJECTIVES[name]):
-        def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            seen.append(batch)
-            return super().losses(batch)
-
-    monkeypatch.setitem(OBJECTIVES, name, Watched)
-    return seen
 
 
 def test_scores_keep_their_digits_in_half_precision(tiny, tmp_path, monkeypatch):
