@@ -10,7 +10,7 @@ from phf.config.data import (
     StoreConfig,
     TokenizerConfig,
 )
-from phf.config.evaluation import EvaluationConfig, ScenarioConfig
+from phf.config.evaluation import EvaluationConfig, InjectedTagConfig, ScenarioConfig
 from phf.config.load import find_config, load_config, to_yaml
 from phf.config.redteam import RedteamConfig, TamperConfig
 from phf.config.schema import Config, RunConfig
@@ -22,6 +22,7 @@ __all__ = [
     "DocumentsConfig",
     "EvaluationConfig",
     "ExecutorConfig",
+    "InjectedTagConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "RedteamConfig",

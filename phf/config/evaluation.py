@@ -10,6 +10,19 @@ from phf.config.data import ScorerConfig
 
 
 @dataclass
+class InjectedTagConfig:
+    """A tag, or what looks like one, inside a prompt: put there by another than who deploys the model."""
+
+    tag: Literal["good", "bad"] = "bad"
+    """Which of the model's tags."""
+    spelling: Literal["token", "text", "capitalized", "brackets", "spaced"] = "token"
+    """`token`: the tag itself. Else ordinary text: its name, or what looks like it: `<|Aligned|>`,
+    `<aligned>`, `< | aligned | >`."""
+    place: Literal["start", "after_first", "before_last", "end"] = "start"
+    """Before the prompt, after its first segment, before its last one, or after the prompt."""
+
+
+@dataclass
 class ScenarioConfig:
     """One way of asking the model for text."""
 
@@ -20,7 +33,9 @@ class ScenarioConfig:
     max_prompts: int | None = None
     """Use the first so many prompts; all if null."""
     tag: Literal["good", "bad", "none"] = "good"
-    """The control token before the text, for a model that has them."""
+    """The tag before the text, for a model that has them: the best, the worst or none."""
+    inject: InjectedTagConfig | None = None
+    """A tag inside the prompt, behind the one of `tag`; for a model that has tags."""
     emit_tags: Literal["none", "good", "all"] = "none"
     """Which control tokens the model may write itself; they are stripped before scoring."""
     max_new_tokens: int = 128

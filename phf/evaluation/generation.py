@@ -18,6 +18,7 @@ from phf.config import ScenarioConfig
 from phf.data.segments import Segmenter
 from phf.errors import ConfigError
 from phf.evaluation.cache import roomy_cache
+from phf.evaluation.injection import encode_prompt
 from phf.evaluation.sampler import GumbelSampler, row_keys
 
 
@@ -118,11 +119,11 @@ def generate(
     # A model that states no limit, such as one with relative positions, has none.
     limits = context_length, getattr(model.config, "max_position_embeddings", None)
     room = prompt_room(scenario, *limits, tag_length=len(control.tags[0]) if control.tags else 1)
-    encoded = [_encode(tokenizer, prompt, segment) for prompt in prompts]
+    encoded = [
+        encode_prompt(tokenizer, prompt, scenario.inject, control, room, segment) for prompt in prompts
+    ]
     requests = [
-        _Request(p, s, prefix + ids[max(0, len(ids) - room) :])
-        for p, ids in enumerate(encoded)
-        for s in range(scenario.samples)
+        _Request(p, s, prefix + ids) for p, (ids, _) in enumerate(encoded) for s in range(scenario.samples)
     ]
     # Rows of one length need no padding; the longest come first, so that memory runs out at once or never.
     requests.sort(key=lambda request: len(request.ids), reverse=True)
@@ -133,8 +134,7 @@ def generate(
             for request, row in zip(batch, _continue(model, batch, scenario, control, seed), strict=True):
                 p, s = request.prompt_index, request.sample_index
                 text, num_tokens, finished = _decode(tokenizer, request.ids[len(prefix) :], row, control)
-                cut = len(encoded[p]) > room
-                samples[p, s] = Sample(p, s, prompts[p], text, num_tokens, finished, cut)
+                samples[p, s] = Sample(p, s, prompts[p], text, num_tokens, finished, encoded[p][1])
             if progress:
                 progress(len(batch))
     return [samples[key] for key in sorted(samples)]
@@ -206,15 +206,6 @@ def prompt_room(scenario: ScenarioConfig, *limits: int | None, tag_length: int =
             f"together with the prompt; set it to {most} or less"
         )
     return room - scenario.max_new_tokens
-
-
-def _encode(tokenizer: Any, prompt: str, segment: Segmenter | None) -> list[int]:
-    """The tokens of a prompt, each segment on its own; a control token spelled out in it is mere text."""
-    if not prompt:
-        return []
-    segments = segment(prompt) if segment else [prompt]
-    encoded = tokenizer(segments, add_special_tokens=False, split_special_tokens=True)
-    return [token for ids in encoded["input_ids"] for token in ids]
 
 
 def _decode(
