@@ -39,7 +39,9 @@ class Samples(L.Callback):
         name, self.scenario = next(iter(config.evaluation.scenarios.items()))
         load_prompts(self.scenario)
         try:
-            prompt_room(self.scenario, config.model.context_length)
+            texts = config.objective.tag_texts
+            length = len(tokenizer(texts[0], add_special_tokens=False)["input_ids"]) if texts else 1
+            prompt_room(self.scenario, config.model.context_length, tag_length=length)
         except ConfigError as error:
             raise ConfigError(f"train.samples_every: evaluation.scenarios.{name}.{error}") from error
 
