@@ -3,8 +3,8 @@
     python benchmarks/data.py                                   # some minutes, and 3 GB of disk
     python benchmarks/data.py --sizes 1e5 1e6 --blocks 256      # small
 
-Speed is that of what the trainer takes from its data-loader, in one process, from a store in the page cache;
-views take turns, a figure is the median over the turns. Beside them the least that a loader can do: slices of
+Speed is that of what the trainer takes from its data-loader, in one process, from a store in the page cache, a
+second of the CPU; views take turns, a figure is the median over the turns. Beside them the least that a loader can do: slices of
 the file of tokens, without documents, order or scores (the way of nanoGPT). A store is opened in a process of
 its own, up to its first block of the plain, shuffled view; memory is what the process has more than before.
 """
@@ -81,12 +81,12 @@ def speed(tokens: float, blocks: int, context_length: int, repeats: int) -> dict
             rates: dict[str, list[float]] = {name: [] for name in loaders}
             for turn in range(repeats + 1):
                 for name, batches in loaders.items():
-                    start = time.perf_counter()
+                    start = time.process_time()
                     for _ in islice(batches, blocks // BATCH):
                         pass
                     if turn:  # the first one fills the page cache
                         count = blocks // BATCH * BATCH * context_length
-                        rates[name].append(count / (time.perf_counter() - start))
+                        rates[name].append(count / (time.process_time() - start))
             for name, values in rates.items():
                 rate = statistics.median(values)
                 results[f"{name}, segments of {segment_tokens}"] = rate
@@ -94,7 +94,7 @@ def speed(tokens: float, blocks: int, context_length: int, repeats: int) -> dict
     return results
 
 
-def opening(sizes: list[float], context_length: int) -> list[dict[str, float]]:
+def opening(sizes: list[float], context_length: int, repeats: int) -> list[dict[str, float]]:
     """Prints and returns what it takes to open stores; the largest also with fewer documents and segments."""
     largest = max(sizes)
     shapes = [(size, 1000, 25) for size in sizes] + [(largest, 1000, 100), (largest, 100_000, 25)]
@@ -116,7 +116,7 @@ def opening(sizes: list[float], context_length: int) -> list[dict[str, float]]:
             ]
             measured = [
                 json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-                for _ in range(3)
+                for _ in range(repeats)
             ]
         seconds, mib = map(statistics.median, zip(*measured, strict=True))
         rows.append({**counts, "seconds": seconds, "mib": mib})
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, default=1e7, help="of the store that is read (default: 1e7)")
     parser.add_argument("--blocks", type=int, default=2048, help="read in each turn (default: 2048)")
     parser.add_argument("--context", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=5, help="turns that count (default: 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns that count, and openings (default: 5)")
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
     parser.add_argument("--open", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -156,7 +156,7 @@ def main() -> None:
     print(f"{date.today()}, Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}")
     results = {
         "tokens/s": speed(arguments.tokens, arguments.blocks, arguments.context, arguments.repeats),
-        "opening": opening(arguments.sizes, arguments.context),
+        "opening": opening(arguments.sizes, arguments.context, arguments.repeats),
     }
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

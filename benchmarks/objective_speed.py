@@ -27,6 +27,7 @@ from turns import rate, ratio, take_turns
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_options(parser)
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVE_OPTIONS, default=list(OBJECTIVE_OPTIONS))
     arguments = parser.parse_args()
     print(describe(arguments))
     print(f"{'':<14}{'tokens/s':>14}{'x MLE':>14}{'peak MiB':>14}")
@@ -34,7 +35,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_store(Path(folder, "store"), 1e6, vocabulary=arguments.vocabulary)
         contenders = {
-            name: partial(ours, run_config(arguments, Path(folder), name)) for name in OBJECTIVE_OPTIONS
+            name: partial(ours, run_config(arguments, Path(folder), name))
+            for name in dict.fromkeys(["mle", *arguments.objectives])
         }
         found = take_turns(contenders, steps=arguments.steps, turns=arguments.turns)
     for name, turns in found.items():

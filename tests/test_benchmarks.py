@@ -1,14 +1,91 @@
-"""A benchmark runs; what it measures is not for a test to judge."""
+"""The benchmarks run, and compare what they say they do; how fast anything is, is not for a test to judge."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = "--model tiny --vocabulary 500 --context 16 --no-compile --precision 32-true"
+
+
+def run(command: str) -> str:
+    environment = {
+        **os.environ,
+        "DEVICE": "cpu",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    result = subprocess.run(
+        command.split(), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
 
 def test_the_head_is_measured():
-    script = Path(__file__).parents[1] / "benchmarks" / "head.py"
     arguments = "--tokens 64 --width 16 --vocabulary 300 --repeats 1 --heads fused linear_cross_entropy"
-    command = [sys.executable, str(script), *arguments.split()]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows = [line.split()[0] for line in result.stdout.splitlines()[2:]]
+    output = run(f"python benchmarks/head.py {arguments}")
+    rows = [line.split()[0] for line in output.splitlines()[2:]]
     assert rows == ["plain", "fused", "linear_cross_entropy"]
+
+
+def test_data_is_measured(tmp_path):
+    run(
+        "python benchmarks/data.py --tokens 1e5 --blocks 64 --context 64 --repeats 1 --sizes 1e4 2e5 "
+        f"--output {tmp_path}/data.json"
+    )
+    found = json.loads((tmp_path / "data.json").read_text())
+    assert len(found["tokens/s"]) == 8
+    assert min(found["tokens/s"].values()) > 0
+    small, large, long_segments, long_documents = found["opening"]
+    assert small["tokens"] < large["tokens"]
+    assert long_segments["segments"] < large["segments"] / 2
+    assert long_documents["documents"] < large["documents"] / 2
+
+
+def test_peers_compute_what_we_compute(tmp_path):
+    """Three programs that share only model, data and optimizer have the same loss, step by step."""
+    run(f"python benchmarks/pretrain.py {TINY} --batch 4 --steps 4 --turns 1 --output {tmp_path}")
+    found = json.loads((tmp_path / "pretrain.json").read_text())
+    assert (tmp_path / "losses.png").stat().st_size > 0
+    for objective in ("mle", "awr"):
+        ours, trainer, plain_loop = (
+            found["losses"][f"{objective}, {name}"] for name in ("ours", "Trainer", "plain loop")
+        )
+        assert len(set(ours)) == 8  # steps on different blocks
+        assert ours == pytest.approx(trainer, rel=1e-5)
+        assert ours == pytest.approx(plain_loop, rel=1e-5)
+    assert found["losses"]["mle, ours"] != pytest.approx(found["losses"]["awr, ours"], rel=1e-2)
+
+
+def test_objectives_are_measured_beside_mle(tmp_path):
+    run(
+        f"python benchmarks/objective_speed.py {TINY} --batch 2 --steps 1 --turns 1 "
+        f"--objectives conditional --output {tmp_path}"
+    )
+    found = json.loads((tmp_path / "objectives.json").read_text())
+    assert found["mle"]["x MLE"] == 1
+    assert found["conditional"]["x MLE"] > 0
+
+
+def test_the_script_for_a_gpu_runs_from_end_to_end_on_a_cpu(tmp_path):
+    arguments = f"{TINY} --batches 2 --objectives awr --steps 6 --turns 1 --output {tmp_path}"
+    output = run(f"bash benchmarks/gpu.sh {arguments}")
+    found = [(row["contender"], row["objective"]) for row in json.loads((tmp_path / "gpu.json").read_text())]
+    names = ("ours", "Trainer", "plain loop")
+    assert found == [(name, objective) for objective in ("mle", "awr") for name in names]
+    assert "_FusedHead" in (tmp_path / "profile.txt").read_text()
+    assert "linear_cross_entropy" in output  # the output head comes last
+
+
+def test_a_contender_that_fails_is_named(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from turns import ContenderError, take_turns
+
+    with pytest.raises(ContenderError, match="broken: TypeError"):
+        take_turns({"broken": len}, steps=1, turns=1)
+    with pytest.raises(ContenderError, match="short: ended before its last turn"):
+        take_turns({"short": id}, steps=1, turns=1)
