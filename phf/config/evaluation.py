@@ -37,7 +37,7 @@ class ScenarioConfig:
     inject: InjectedTagConfig | None = None
     """A tag inside the prompt, behind the one of `tag`; for a model that has tags."""
     emit_tags: Literal["none", "good", "all"] = "none"
-    """Which control tokens the model may write itself; they are stripped before scoring."""
+    """Which tags the model may write itself, if control tokens; they are stripped before scoring."""
     max_new_tokens: int = 128
     """Longest continuation, in tokens."""
     min_new_tokens: int = 10

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -139,6 +141,32 @@ def test_the_model_writes_only_the_tags_it_may_and_the_text_has_none(
     for sample in samples:
         assert sample.text == letter * sample.num_tokens
     assert emit != "none" or all(sample.num_tokens == 20 for sample in samples)
+
+
+def test_of_several_tags_the_outermost_are_asked_for_and_the_best_may_be_written():
+    control = ControlTokens(256, ((1,), (2,), (3,)))
+    assert control.prefix(ScenarioConfig(tag="good")) == [256, 1]
+    assert control.prefix(ScenarioConfig(tag="bad")) == [256, 3]
+    assert control.banned(ScenarioConfig(emit_tags="good")) == [2, 3]
+    assert control.banned(ScenarioConfig(emit_tags="none")) == [1, 2, 3]
+
+
+def test_tags_that_are_text_may_be_written_and_are_taken_out(scripted, tokenizer, monkeypatch):
+    a, b, x = (tokenizer.convert_tokens_to_ids(letter) for letter in "abx")
+    control = ControlTokens(256, ((a, x), (b, x)), tags_are_text=True)
+    assert control.prefix(ScenarioConfig(tag="bad")) == [256, b, x]
+    assert control.banned(ScenarioConfig()) == []
+    logits = torch.full((259,), -50.0)
+    logits[[a, b, x]] = 0.0
+    asked = ScenarioConfig(samples=40, max_new_tokens=20, min_new_tokens=0, top_p=1)
+    model, written = scripted(logits), []
+    original = model.generate
+    monkeypatch.setattr(model, "generate", lambda ids, **k: written.append(original(ids, **k)) or written[0])
+    samples = generate(model, tokenizer, [""], asked, control)
+    texts = tokenizer.batch_decode(written[0][:, 3:])
+    assert all(f"{letter}x" in "".join(texts) for letter in "abx")
+    assert [sample.text for sample in samples] == [re.sub("[ab]x", "", text) for text in texts]
+    assert all(sample.num_tokens == len(sample.text) for sample in samples)
 
 
 def test_a_text_ends_where_the_model_ends_it(scripted, tokenizer, control):
