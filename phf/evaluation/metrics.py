@@ -11,7 +11,7 @@ import re
 import warnings
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def mean_by_cluster(
         `value`, `low` and `high`; all `None` if there is no value.
     """
     sums, counts = _cluster_sums(values, clusters)
-    return _ratio(sums, counts, confidence, seed)
+    return _bootstrap_ratio(sums, counts, confidence, seed)
 
 
 def rate_by_cluster(
@@ -74,11 +74,13 @@ def expected_max(
     """The expected maximum of `of` samples of one prompt, averaged over the prompts, with its interval.
 
     From n samples the unbiased estimate is sum_i x_(i) C(i-1, k-1) / C(n, k), over the order statistics: the
-    mean of the maximum over all subsets of k. Without prompts all samples are one group, and are resampled.
+    mean of the maximum over all subsets of k. Without prompts all samples are one group; what is bootstrapped
+    there are its jackknife pseudo-values, whose mean it is: a resample would hold the largest score twice.
 
     Returns:
         `value`, `low`, `high` and `k`: `of`, or the number of samples of a prompt where there are fewer. A
-        prompt some of whose samples have no score uses those it has.
+        prompt some of whose samples have no score uses those it has. No more than k samples in all have no
+        interval.
     """
     groups: dict[int, list[float]] = {}
     sizes: Counter[int] = Counter()
@@ -88,10 +90,13 @@ def expected_max(
             groups.setdefault(cluster, []).append(value)
     k = min(of, *sizes.values()) if sizes else of
     if clusters is None:
-        known = np.asarray(groups.get(0, []), dtype=np.float64)
-        interval = _bootstrap((known,), lambda x, axis: _expected_max(x, k), confidence, seed)
+        known = np.sort(np.asarray(groups.get(0, []), dtype=np.float64))
+        if 0 < len(known) <= k:
+            interval: Interval = {"value": float(known[-1]), "low": None, "high": None}
+        else:
+            interval = mean_by_cluster(_max_pseudo_values(known, k).tolist(), None, confidence, seed)
     else:
-        by_prompt = [float(_expected_max(np.asarray(group), k)) for group in groups.values()]
+        by_prompt = [_expected_max(np.sort(group), k) for group in groups.values()]
         interval = mean_by_cluster(by_prompt, None, confidence, seed)
     return {**interval, "k": k}
 
@@ -189,16 +194,28 @@ def _spread(items: Sequence[Any], size: int) -> list[Any]:
     return [items[i * len(items) // size] for i in range(size)]
 
 
-def _expected_max(x: np.ndarray, k: int) -> np.ndarray:
-    """The expected maximum of k of the values along the last axis."""
-    n = x.shape[-1]
-    k = min(k, n)
+def _expected_max(ordered: np.ndarray, k: int) -> float:
+    """The expected maximum of k of the values, or of all if there are fewer."""
+    return float(ordered @ _max_weights(len(ordered), min(k, len(ordered))))
+
+
+def _max_weights(n: int, k: int) -> np.ndarray:
+    """The share of the subsets of k in which each of n ordered values is the largest."""
     rank = np.arange(k, n + 1)
-    log_binomial = special.gammaln(rank) - special.gammaln(
-        rank - k + 1
-    )  # of C(rank - 1, k - 1), up to a factor
-    weight = special.softmax(log_binomial)
-    return np.sort(x, axis=-1)[..., k - 1 :] @ weight
+    log_binomial = special.gammaln(rank) - special.gammaln(rank - k + 1)  # C(rank - 1, k - 1), up to a factor
+    return np.concatenate([np.zeros(k - 1), special.softmax(log_binomial)])
+
+
+def _max_pseudo_values(ordered: np.ndarray, k: int) -> np.ndarray:
+    """n U - (n - 1) U_(-i) of the expected maximum U of k out of n > k values, for each value i left out."""
+    n = len(ordered)
+    if n == 0:
+        return ordered
+    weights = _max_weights(n - 1, k)
+    # Values below the one left out keep their rank, those above lose one.
+    below = np.concatenate([[0.0], np.cumsum(ordered[:-1] * weights)])
+    above = np.concatenate([np.cumsum((ordered[1:] * weights)[::-1])[::-1], [0.0]])
+    return n * _expected_max(ordered, k) - (n - 1) * (below + above)
 
 
 def _cluster_sums(
@@ -213,30 +230,23 @@ def _cluster_sums(
     return np.bincount(cluster, weights=x), np.bincount(cluster).astype(np.float64)
 
 
-def _ratio(sums: np.ndarray, counts: np.ndarray, confidence: float, seed: int) -> Interval:
-    return _bootstrap((sums, counts), lambda s, c, axis: s.sum(axis) / c.sum(axis), confidence, seed)
-
-
-def _bootstrap(
-    data: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], confidence: float, seed: int
-) -> Interval:
-    """A statistic of paired observations and its BCa interval (Efron 1987); percentiles where BCa fails."""
-    if len(data[0]) == 0:
+def _bootstrap_ratio(sums: np.ndarray, counts: np.ndarray, confidence: float, seed: int) -> Interval:
+    """Sum of the sums over sum of the counts, and its BCa interval (Efron 1987); percentiles where BCa fails."""
+    if len(sums) == 0:
         return {"value": None, "low": None, "high": None}
-    value = float(statistic(*data, axis=-1))
-    low = high = value
-    if len(data[0]) > 1:
+    value = low = high = float(sums.sum() / counts.sum())
+    if len(sums) > 1:
         for method in ("BCa", "percentile"):
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")  # of a degenerate distribution, which is dealt with here
                 interval = stats.bootstrap(
-                    data,
-                    statistic,
+                    (sums, counts),
+                    lambda s, c, axis: s.sum(axis) / c.sum(axis),
                     paired=True,
                     vectorized=True,
                     axis=-1,
                     n_resamples=NUM_RESAMPLES,
-                    batch=max(1, 2_000_000 // len(data[0])),
+                    batch=max(1, 2_000_000 // len(sums)),
                     confidence_level=confidence,
                     method=method,
                     rng=np.random.default_rng(seed),
