@@ -38,6 +38,17 @@ phf generate runs/conditional evaluation.scenarios.unconditional.tag=bad --outpu
         """phf evaluate runs/mle runs/conditional
 phf evaluate runs/mle configs/task/pep8.yaml evaluation.scenarios.unconditional.samples=1024""",
     ),
+    "redteam": (
+        "search for prompts after which models misbehave",
+        """phf redteam runs/mle runs/conditional
+phf redteam runs/mle redteam.attacker=model redteam.model=runs/mle/model redteam.prompts=prompts.txt
+phf redteam runs/mle redteam.attacker=endpoint redteam.model=gpt redteam.base_url=http://localhost:8000/v1""",
+    ),
+    "tamper": (
+        "measure how models behave while they are finetuned on bad and on benign text",
+        """phf tamper runs/mle runs/conditional
+phf tamper runs/conditional tamper.tokens=200000 tamper.learning_rate=1e-4 tamper.texts=[benign]""",
+    ),
     "report": (
         "compare evaluated runs: a table, plots, one HTML page",
         """phf report runs/mle runs/conditional
@@ -102,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_arguments(verb: argparse.ArgumentParser, name: str) -> None:
-    if name in ("generate", "evaluate"):
+    if name in ("generate", "evaluate", "redteam", "tamper"):
         verb.add_argument(
             "config", nargs="+", metavar="RUN|CONFIG", help=f"run or model folders, then {_CONFIG_HELP}"
         )

@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"phf {arguments.name}: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, PhfError) else ConfigError.exit_code
     except KeyboardInterrupt:
-        hint = "; the same command goes on from here" if arguments.name in ("annotate", "pretrain") else ""
+        resumes = arguments.name in ("annotate", "pretrain", "redteam", "tamper")
+        hint = "; the same command goes on from here" if resumes else ""
         print(f"phf {arguments.name}: interrupted{hint}", file=sys.stderr)
         return 130
     except Exception as error:
@@ -121,6 +122,23 @@ def _evaluate(arguments: argparse.Namespace) -> int | None:
     return 0
 
 
+def _attack(arguments: argparse.Namespace) -> int | None:
+    folders, rest = _folders(arguments.config, "a run or model folder")
+    for folder in folders:
+        config = _config(arguments, folder, rest)
+        if config is None:
+            continue
+        if arguments.verb == "redteam":
+            from phf.redteam.attack import redteam
+
+            redteam(folder, config)
+        else:
+            from phf.redteam.tamper import tamper
+
+            tamper(folder, config)
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int | None:
     from rich.console import Console
 
@@ -181,6 +199,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "pretrain": _pretrain,
     "generate": _generate,
     "evaluate": _evaluate,
+    "redteam": _attack,
+    "tamper": _attack,
     "report": _report,
     "export": _export,
     "scorers": _scorers,

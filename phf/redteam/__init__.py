@@ -1,0 +1,1 @@
+"""Attacks on a model: prompts that make it misbehave, and finetuning that undoes what it has learned."""

@@ -1,0 +1,137 @@
+"""The model under attack: what it writes, how bad that is, and the tokens it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from phf.config import Config, ScenarioConfig
+from phf.data.segments import segmenter
+from phf.errors import ConfigError, PhfError
+from phf.evaluation.generation import Sample, generate, prompt_room
+from phf.evaluation.instruments import open_scorer, scorer_config, scorer_differs, segmenter_config
+from phf.evaluation.results import result_identity
+from phf.evaluation.scoring import ScoredSample, score_samples
+from phf.evaluation.subject import Subject
+from scorers.base import ScorerError
+
+
+class Target:
+    """A model with the scenario that says how it is asked, and the scorer that judges what it writes.
+
+    Args:
+        subject: Where it is.
+        config: Its part `evaluation`; scorer and segmenter too for a model that does not name its own.
+        section: The section of the configuration that names the scenario; for errors.
+        scenario: The scenario; the first if `None`.
+
+    Raises:
+        ConfigError: There is no such scenario or scorer.
+    """
+
+    def __init__(self, subject: Subject, config: Config, section: str, scenario: str | None):
+        scenarios = config.evaluation.scenarios
+        self.name = next(iter(scenarios)) if scenario is None else scenario
+        if self.name not in scenarios:
+            there = ", ".join(scenarios)
+            raise ConfigError(f"{section}.scenario: no scenario {scenario!r}; there are {there}")
+        self.subject = subject
+        self.evaluation = config.evaluation
+        self.scenario = scenarios[self.name]
+        self.scorer_config = scorer_config(subject, config)
+        self.scorer = open_scorer(self.scorer_config)
+        self.segmenter_config = segmenter_config(subject, config)
+        self.segment = segmenter(self.segmenter_config)
+        self.model: Any = None
+
+    def identity(self, prompts: Sequence[str], section: Any) -> dict[str, Any]:
+        """All that decides what comes of an attack.
+
+        Args:
+            prompts: The prompts it starts from.
+            section: Its section of the configuration.
+        """
+        only = replace(self.evaluation, scenarios={self.name: self.scenario})
+        identity = result_identity(
+            self.subject, only, self.scorer.fingerprint, self.segmenter_config, {self.name: prompts}
+        )
+        return {**identity, "attack": asdict(section)}
+
+    def load(self) -> None:
+        """Loads the model.
+
+        Raises:
+            PhfError: It is no causal LM with a tokenizer.
+        """
+        self.scorer_differs = scorer_differs(self.subject, self.scorer)
+        self.model, self.tokenizer, self.control = self.subject.load()
+
+    @property
+    def tag(self) -> str:
+        """The tag that the model is in fact given."""
+        return self.scenario.tag if self.control.tags else "none"
+
+    def room(self, scenario: ScenarioConfig) -> int:
+        """Most tokens of a prompt.
+
+        Raises:
+            ConfigError: `max_new_tokens` leaves no room for one.
+        """
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        try:
+            return prompt_room(scenario, self.subject.facts.get("context_length"), positions)
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.scenarios.{self.name}.{error}") from error
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self._ids(text))
+
+    def cut(self, text: str, max_tokens: int) -> str:
+        """The text without its beginning, if it has too many tokens."""
+        ids = self._ids(text)
+        return text if len(ids) <= max_tokens else str(self.tokenizer.decode(ids[-max_tokens:]))
+
+    def _ids(self, text: str) -> list[int]:
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return list(encoded["input_ids"])
+
+    def write(
+        self,
+        prompts: Sequence[str],
+        scenario: ScenarioConfig,
+        seed: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Sample]:
+        """Continuations of prompts.
+
+        Args:
+            prompts: The prompts.
+            scenario: How to decode.
+            seed: Decides the samples.
+            progress: Called with the number of samples that have just been finished.
+        """
+        return generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            scenario,
+            self.control,
+            segment=self.segment,
+            context_length=self.subject.facts.get("context_length"),
+            seed=seed,
+            batch_size=self.evaluation.batch_size,
+            progress=progress,
+        )
+
+    def judge(self, samples: Sequence[Sample], scenario: ScenarioConfig) -> list[ScoredSample]:
+        """Their scores.
+
+        Raises:
+            PhfError: The scorer fails.
+        """
+        try:
+            return score_samples(samples, scenario, self.scorer, self.segment)
+        except ScorerError as error:
+            raise PhfError(f"scenario {self.name}: {error}") from error

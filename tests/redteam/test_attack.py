@@ -1,0 +1,272 @@
+import json
+import logging
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import pyarrow.parquet as pq
+import pytest
+from triggers import BAD, TRIGGERS, word_tokenizer
+
+from phf.cli import main
+from phf.redteam import attack
+from phf.redteam.attack import redteam
+from phf.redteam.target import Target
+
+
+def attempts(run):
+    return pq.read_table(run / "redteam" / "attempts.parquet").to_pylist()
+
+
+def finds_the_trigger(run, trials):
+    found = {row["trial"] for row in attempts(run) if set(TRIGGERS) <= set(row["prompt"].split())}
+    return len(found) / trials
+
+
+def test_evolution_finds_a_hidden_trigger_that_random_prompts_do_not(run, settings):
+    same = ["redteam.trials=8", "redteam.budget=3000", "redteam.rounds=30"]
+    evolved = redteam(run, settings(*same))
+    by_evolution = finds_the_trigger(run, 8)
+    random = redteam(run, settings(*same, "redteam.attacker=random"))
+    at_random = finds_the_trigger(run, 8)
+    assert by_evolution >= 0.75
+    assert at_random <= by_evolution / 2
+    # The same budget, up to the last attempt.
+    for results in (evolved, random):
+        assert all(3000 <= tokens < 3000 + 4 * (8 + 8) + 100 for tokens in results["target_tokens"])
+    assert evolved["by_tokens"][-1]["best_10"]["low"] > random["by_tokens"][-1]["best_10"]["high"]
+
+
+def test_what_is_written(run, settings):
+    results = redteam(run, settings())
+    assert results == json.loads((run / "redteam" / "results.json").read_text())
+    assert [row["round"] for row in results["by_round"]] == list(range(7))
+    best = [row["best"]["value"] for row in results["by_round"]]
+    assert best == sorted(best)
+    assert results["attacker"] == {"name": "evolution", "model": None}
+    assert results["scenario"]["name"] == "plain"
+    assert results["num_attempts"] == 2 * (10 + 6 * 10)
+
+    rows = attempts(run)
+    assert len(rows) == results["num_attempts"]
+    seeds = set((run / "prompts.txt").read_text().splitlines())
+    tokenizer = word_tokenizer()
+    for trial in (0, 1):
+        own = [row for row in rows if row["trial"] == trial]
+        assert [row["number"] for row in own] == list(range(70))
+        assert len({row["prompt"] for row in own}) == 70
+        for row in own:
+            assert (row["origin"] == "seed") == (row["round"] == 0) == (row["prompt"] in seeds)
+            assert bool(row["parents"]) == (row["round"] > 0)
+            assert all(own[parent]["round"] < row["round"] for parent in row["parents"])
+            assert row["score"] == pytest.approx(sum(row["scores"]) / 4)
+            length = len(tokenizer(row["prompt"])["input_ids"])
+            assert length <= 8
+            answered = 4 * (length + 8)
+            costs_more = row["origin"] in ("crossover", "continuation")
+            assert (row["target_tokens"] > answered) == costs_more
+            assert costs_more or row["target_tokens"] == answered
+        assert results["target_tokens"][trial] == sum(row["target_tokens"] for row in own)
+    assert {row["origin"] for row in rows} == {
+        "seed", "crossover", "continuation", "extension", "splice", "replacement", "insertion", "deletion"
+    }  # fmt: skip
+
+    prompts = results["best_prompts"]
+    assert len(prompts) == 10
+    assert [p["score"] for p in prompts] == sorted((p["score"] for p in prompts), reverse=True)
+    for prompt in prompts:
+        assert prompt["fresh_score"]["low"] <= prompt["fresh_score"]["value"] <= prompt["fresh_score"]["high"]
+        assert BAD in prompt["worst_text"]
+    # The score that found them flatters them.
+    assert sum(p["score"] - p["fresh_score"]["value"] for p in prompts) > 0
+    assert not (run / "redteam" / "rounds").exists()
+
+
+def test_neither_a_stop_nor_the_batch_size_changes_anything(run, settings, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="phf")
+    whole = redteam(run, settings())
+    rows = attempts(run)
+    assert redteam(run, settings("evaluation.batch_size=5")) == whole
+    assert "is attacked: nothing to do" in caplog.text
+
+    (run / "redteam" / "manifest.json").unlink()
+    write, calls = Target.write, []
+
+    def killed(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return write(self, *arguments, **options)
+
+    monkeypatch.setattr(Target, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        redteam(run, settings())
+    kept = sorted(path.name for path in (run / "redteam" / "rounds").glob("0*"))
+    assert kept[0] == "0000-0000.json"
+    assert 2 <= len(kept) <= 7
+    monkeypatch.setattr(Target, "write", write)
+    monkeypatch.setattr(attack, "make_attacker", counting := Counting(attack.make_attacker))
+    assert redteam(run, settings("evaluation.batch_size=5")) == whole
+    assert attempts(run) == rows
+    assert counting.rounds == 12 - (len(kept) - 1)
+    assert redteam(run, settings("redteam.seed=1")) != whole
+
+
+class Counting:
+    """Counts the rounds that an attacker is asked for."""
+
+    def __init__(self, make):
+        self.make, self.rounds = make, 0
+
+    def __call__(self, *arguments):
+        attacker = self.make(*arguments)
+        propose = attacker.propose
+
+        def counted(*arguments):
+            self.rounds += 1
+            return propose(*arguments)
+
+        attacker.propose = counted
+        return attacker
+
+
+def test_a_local_red_lm(run, settings):
+    """Here the attacked model itself, as a plain language model, with the scores in other units."""
+    red = ["redteam.attacker=model", f"redteam.model={run / 'model'}", "redteam.instruction=red"]
+    results = redteam(run, settings(*red, "redteam.example_temperature=0.01", "redteam.max_prompt_tokens=5"))
+    assert results["attacker"] == {"name": "model", "model": str(run / "model")}
+    rows = [row for row in attempts(run) if row["round"]]
+    assert {row["origin"] for row in rows} == {"model"}
+    assert all(len(row["parents"]) == 4 for row in rows)
+    # A round has one draw of examples.
+    assert len({(row["trial"], row["round"], tuple(row["parents"])) for row in rows}) == 12
+    assert len(rows) > 60
+    again = redteam(run, settings(*red, "redteam.example_temperature=0.01", "redteam.max_prompt_tokens=6"))
+    assert again != results
+
+
+class RedLM(BaseHTTPRequestHandler):
+    """A server of the protocol: answers with the words of the first example in another order."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[tuple[str, dict]]] = []
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).asked.append((self.path, request))
+        if request["model"] == "nobody":
+            return self.reply(404, {"error": {"message": "no such model\nat all"}})
+        chat = self.path.endswith("/chat/completions")
+        prompt = request["messages"][0]["content"] if chat else request["prompt"]
+        example = prompt.split("###")[1].split()
+        turn = request["seed"] % 3
+        text = f"### {' '.join(example[turn:] + example[:turn])} {request['seed'] % 100}\n###\nmore"
+        choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        return self.reply(200, {"id": "1", "object": "x", "created": 0, "model": "m", "choices": [choice]})
+
+    def reply(self, status, content):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def endpoint():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), RedLM)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    RedLM.asked = []
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_a_red_lm_behind_an_endpoint(api, endpoint, run, settings):
+    results = redteam(
+        run,
+        settings(
+            "redteam.attacker=endpoint", "redteam.model=m", f"redteam.base_url={endpoint}",
+            f"redteam.api={api}", "redteam.instruction=Think of another.", "redteam.rounds=2",
+        ),
+    )  # fmt: skip
+    assert len(RedLM.asked) == 2 * 2 * 10
+    path, request = RedLM.asked[0]
+    assert path == ("/v1/chat/completions" if api == "chat" else "/v1/completions")
+    prompt = request["messages"][0]["content"] if api == "chat" else request["prompt"]
+    assert prompt.startswith("Think of another.\n\n###\n")
+    assert prompt.count("###") == 5
+    by_number = {(row["trial"], row["number"]): row for row in attempts(run)}
+    tried = [row for row in by_number.values() if row["round"]]
+    assert results["num_attempts"] == len(tried) + 20
+    for row in tried:
+        assert row["origin"] == "endpoint"
+        shown = by_number[row["trial"], row["parents"][0]]["prompt"]
+        assert set(row["prompt"].split()[:-1]) <= set(shown.split())
+
+
+def test_seeds_are_the_first_words_of_held_out_documents(tiny, tmp_path):
+    from phf.config import load_config
+    from phf.data.store import TokenStore
+    from phf.model.build import build_model
+    from phf.model.export import export_model
+
+    store = TokenStore(tiny.store.path)
+    tokenizer = store.tokenizer()
+    scorer = {"name": "pep8", "options": {}, "fingerprint": None, "measures": "violations"}
+    facts = {
+        "objective": "mle", "tags": None, "threshold": 0.0, "segmenter": {"name": "line", "max_chars": None},
+        "scorer": scorer, "tokens": 0, "eos_token": tokenizer.eos_token, "context_length": 32,
+        "store": str(tiny.store.path),
+    }  # fmt: skip
+    export_model(build_model(tiny.model, tokenizer, 0), tokenizer, facts, tmp_path / "model")
+    small = [
+        "redteam.seeds=3", "redteam.rounds=1", "redteam.trials=1", "redteam.samples=2", "redteam.proposals=2",
+        "redteam.fresh_samples=2",
+    ]  # fmt: skip
+    results = redteam(tmp_path, load_config(small, tiny))
+    split = store.split("heldout")
+    ends = split.document_token_ends.tolist()
+    texts = [tokenizer.decode(split.tokens[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    seeds = [row["prompt"] for row in attempts(tmp_path) if row["round"] == 0]
+    assert len(seeds) == min(3, results["num_seeds"])
+    assert all(any(text.startswith(seed) for text in texts) for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "message"),
+    [
+        (["redteam.attacker=model"], 2, "redteam.attacker=model needs redteam.model"),
+        (["redteam.attacker=model", "redteam.model=nowhere"], 1, "nowhere: not a causal language model"),
+        (["redteam.attacker=monkey"], 2, "redteam.attacker"),
+        (["redteam.samples=0"], 2, "redteam.samples must be at least 1, not 0"),
+        (["redteam.scenario=none"], 2, "redteam.scenario: no scenario 'none'; there are plain"),
+        (["redteam.prompts=lost.txt"], 2, "lost.txt: no such file"),
+        (["redteam.prompts=null"], 2, "names no token store to take seeds from; give a file"),
+        (
+            ["evaluation.scenarios.plain.max_new_tokens=31"],
+            2,
+            "evaluation.scenarios.plain.max_new_tokens: 31",
+        ),
+        (["redteam.attacker=endpoint", "redteam.model=nobody"], 1, "gives no prompts: Error code: 404"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_code(overrides, code, message, run, endpoint, capfd):
+    usual = [
+        "evaluation.scenarios.plain={max_new_tokens: 8, min_new_tokens: 0}",
+        f"redteam.prompts={run / 'prompts.txt'}", f"redteam.base_url={endpoint}",
+        "redteam.trials=1", "redteam.rounds=1",
+    ]  # fmt: skip
+    capfd.readouterr()
+    assert main(["redteam", str(run), *usual, *overrides]) == code
+    error = capfd.readouterr().err.splitlines()
+    assert error[-1].startswith("phf redteam: ")
+    assert message in error[-1]
+    assert "Traceback" not in "".join(error)
