@@ -172,7 +172,7 @@ class PackedView:
         return epoch, int(self._window(epoch, window, index - place)[place_in_window])
 
     def _window(self, epoch: int, window: int, before: int) -> Int:
-        """The blocks of a window of an epoch in the order they are read in; blocks before the epoch."""
+        """The blocks of a window of an epoch in the order they are read in; `before` are in earlier epochs."""
 
         def order() -> Int:
             ends = [(window + 1) * WINDOW_BLOCKS, self.num_blocks(epoch)]
