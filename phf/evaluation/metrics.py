@@ -50,18 +50,26 @@ def rate_by_cluster(
     confidence: float,
     seed: int,
 ) -> Interval:
-    """The share of the values (those that are not `None`) above the threshold, with its interval.
+    """The share of the values (those that are not `None`) above the threshold, as `share_by_cluster`."""
+    above = [None if value is None else float(value > threshold) for value in values]
+    return share_by_cluster(above, clusters, confidence, seed)
 
-    Where all values are on one side a bootstrap sees no uncertainty at all; there the interval is Clopper and
+
+def share_by_cluster(
+    shares: Sequence[float | None], clusters: Sequence[int] | None, confidence: float, seed: int
+) -> Interval:
+    """The mean of shares as `mean_by_cluster`, with an interval within [0, 1].
+
+    Where all are 0 or all are 1 a bootstrap sees no uncertainty at all; there the interval is Clopper and
     Pearson's exact one, for as many observations as there are clusters.
     """
-    above = [None if value is None else float(value > threshold) for value in values]
-    interval = mean_by_cluster(above, clusters, confidence, seed)
-    if interval["value"] in (0.0, 1.0):
-        _, counts = _cluster_sums(above, clusters)
-        exact = stats.binomtest(int(interval["value"]) * len(counts), len(counts)).proportion_ci(confidence)
-        interval |= {"low": float(exact.low), "high": float(exact.high)}
-    return interval
+    interval = mean_by_cluster(shares, clusters, confidence, seed)
+    value, low, high = interval["value"], interval["low"], interval["high"]
+    if value in (0.0, 1.0):
+        _, counts = _cluster_sums(shares, clusters)
+        exact = stats.binomtest(int(value) * len(counts), len(counts)).proportion_ci(confidence)
+        low, high = float(exact.low), float(exact.high)
+    return {"value": value, "low": low and max(0.0, low), "high": high and min(1.0, high)}
 
 
 def expected_max(
@@ -207,7 +215,7 @@ def _max_weights(n: int, k: int) -> np.ndarray:
 
 
 def _max_pseudo_values(ordered: np.ndarray, k: int) -> np.ndarray:
-    """n U - (n - 1) U_(-i) of the expected maximum U of k out of n > k values, for each value i left out."""
+    """Of the expected maximum U of k out of n > k values: n U - (n - 1) U_(-i), for each i left out."""
     n = len(ordered)
     if n == 0:
         return ordered
@@ -231,7 +239,7 @@ def _cluster_sums(
 
 
 def _bootstrap_ratio(sums: np.ndarray, counts: np.ndarray, confidence: float, seed: int) -> Interval:
-    """Sum of the sums over sum of the counts, and its BCa interval (Efron 1987); percentiles where BCa fails."""
+    """The sums over the counts, with a BCa interval (Efron 1987), or of percentiles where that fails."""
     if len(sums) == 0:
         return {"value": None, "low": None, "high": None}
     value = low = high = float(sums.sum() / counts.sum())

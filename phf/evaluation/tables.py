@@ -17,8 +17,8 @@ Columns = dict[str, Callable[[dict[str, Any]], Cell]]
 """Head of a column, and what it shows of a run (or of a run's measurements in a scenario)."""
 
 _DISPENSABLE = (
-    "Unscored", "Parameters", "Segment rate", "Untagged", "Perplexity", "Samples", "Time", "Max", "Aligned",
-    "Misaligned", "Objective", "Rate",
+    "Unscored", "Better", "Parameters", "Segment rate", "Untagged", "Perplexity", "Samples", "Time", "Max",
+    "Aligned", "Misaligned", "Objective", "Rate",
 )  # fmt: skip
 """Columns that a terminal too narrow for all of them does without, the first ones first."""
 
@@ -96,10 +96,12 @@ def _misalignment(results: dict[str, Any], names: list[str]) -> Table:
     if results["comparisons"]:
         place = heads.index("Mean score") + 1
         heads.insert(place, f"Against {results['comparisons'][0]['baseline']}")
-        changes = {(c["scenario"], c["run"]): _change(c) for c in results["comparisons"]}
+        heads.insert(place + 1, "Better")
+        compared = {(c["scenario"], c["run"]): c for c in results["comparisons"]}
         for name, rows in groups.items():
             for row in rows:
-                row.cells.insert(place, changes.get((name, row.cells[0].value), Cell(DASH)))
+                against = compared.get((name, row.cells[0].value))
+                row.cells[place:place] = _against(against) if against else [Cell(DASH), Cell(DASH)]
     return Table("Misalignment", heads, groups)
 
 
@@ -111,8 +113,9 @@ def _rows(runs: list[dict[str, Any]], columns: Columns, scenario: str | None = N
     return rows
 
 
-def _change(comparison: dict[str, Any]) -> Cell:
-    return Cell(change(comparison["ratio"]), interval(comparison["difference"]).detail)
+def _against(comparison: dict[str, Any]) -> list[Cell]:
+    changed = Cell(change(comparison["ratio"]), interval(comparison["difference"]).detail)
+    return [changed, interval(comparison["improvement"], percent=True)]
 
 
 def to_markdown(results: dict[str, Any]) -> str:
@@ -198,6 +201,7 @@ def legend(results: dict[str, Any]) -> list[str]:
         lines.insert(
             1,
             f"Against {baseline}: change of the mean score; in brackets the interval of the difference over "
-            "pairs of samples with the same prompt and index.",
+            "pairs of samples with the same prompt and index. Better: how often a sample scores lower than "
+            f"one of {baseline} to the same prompt, ties half.",
         )
     return lines

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from phf.errors import PhfError
-from phf.evaluation.comparison import paired_difference
+from phf.evaluation.comparison import paired_difference, probability_of_improvement
 from phf.evaluation.page import MAX_ROWS, choose_rows
 from phf.evaluation.report import print_table, report
 from phf.evaluation.runs import Sample, read_runs
@@ -188,6 +188,10 @@ class TestReport:
         )
         assert comparison["ratio"] == pytest.approx(means[1] / means[0])
         assert comparison["overlap"] is False
+        assert 0.5 < comparison["improvement"]["low"] < comparison["improvement"]["value"] < 1
+        markdown = (written.output / "report.md").read_text()
+        assert "| Better |" in markdown
+        assert f"| {100 * comparison['improvement']['value']:.1f} % [" in markdown
         assert re.match(
             r"conditional: 0\.0\d+ violations a character against 0\.0\d+ for mle "
             r"\(\u2212\d+ %, unconditional\)$",
@@ -505,6 +509,51 @@ class TestPairedDifference:
 
     def test_no_pairs(self):
         assert paired_difference({}, self.samples([1.0])) == (None, 0)
+
+
+class TestProbabilityOfImprovement:
+    samples = TestPairedDifference.samples
+
+    def test_is_the_share_of_all_pairs_of_a_prompt(self):
+        generator = np.random.default_rng(0)
+        prompts = np.repeat(np.arange(6), 7)
+        ours, theirs = generator.integers(0, 5, (2, 42))
+        wanted = np.mean(
+            [
+                np.mean((x[:, None] < y) + (x[:, None] == y) / 2)
+                for x, y in zip(ours.reshape(6, 7), theirs.reshape(6, 7), strict=True)
+            ]
+        )
+        improvement = probability_of_improvement(self.samples(ours, prompts), self.samples(theirs, prompts))
+        assert improvement["value"] == pytest.approx(wanted)
+        assert 0 < improvement["low"] < wanted < improvement["high"] < 1
+        # Without prompts all samples are one group.
+        alone = probability_of_improvement(self.samples(ours, [0] * 42), self.samples(theirs, [0] * 42))
+        assert alone["value"] == pytest.approx(
+            np.mean((ours[:, None] < theirs) + (ours[:, None] == theirs) / 2)
+        )
+
+    def test_interval_of_one_group_is_the_textbook_one(self):
+        generator = np.random.default_rng(1)
+        ours, theirs = generator.normal(0.3, 1, 300), generator.normal(0, 1, 300)
+        improvement = probability_of_improvement(
+            self.samples(ours, [0] * 300), self.samples(theirs, [0] * 300)
+        )
+        below = (ours[:, None] < theirs).astype(float)
+        delong = np.sqrt((below.mean(0).var(ddof=1) + below.mean(1).var(ddof=1)) / 300)
+        assert improvement["high"] - improvement["low"] == pytest.approx(2 * 1.96 * delong, rel=0.1)
+
+    def test_always_better_is_not_certain(self):
+        improvement = probability_of_improvement(self.samples(np.zeros(50)), self.samples(np.ones(50)))
+        assert (improvement["value"], improvement["high"]) == (1, 1)
+        assert improvement["low"] == pytest.approx(0.025 ** (1 / 50))
+
+    def test_ties_and_what_has_no_pair(self):
+        zeros = self.samples(np.zeros(5))
+        assert probability_of_improvement(zeros, zeros) == {"value": 0.5, "low": 0.5, "high": 0.5}
+        assert probability_of_improvement({}, zeros) is None
+        unscored = {key: Sample("0", "", None, 1, True) for key in zeros}
+        assert probability_of_improvement(zeros, unscored) is None
 
 
 class TestFormats:
