@@ -96,7 +96,7 @@ class PackedView:
         split, scorer, tags = self.split, self.scorer, self.view.tags
         self._scores = None if scorer is None else split.scores(scorer)
         if tags is not None:
-            self._tag_ids = np.array(self.tag_ids)
+            self._tag_columns = list(np.array(self.tag_ids).T)
             self._thresholds = np.array(tags.thresholds, np.float32)
         self._stream = SegmentStream(split, scorer, tags, self.seed, len(self.tag_ids[0]) if tags else 1)
         first, had = self.after[0].read(self.after[1]) if self.after else (0, None)
@@ -172,7 +172,7 @@ class PackedView:
         return epoch, int(self._window(epoch, window, index - place)[place_in_window])
 
     def _window(self, epoch: int, window: int, before: int) -> Int:
-        """The blocks of a window of an epoch in the order they are read in; `before` are in earlier epochs."""
+        """The blocks of a window of an epoch in the order of reading; `before` are in earlier epochs."""
 
         def order() -> Int:
             ends = [(window + 1) * WINDOW_BLOCKS, self.num_blocks(epoch)]
@@ -255,7 +255,7 @@ class PackedView:
             places = (begins + opens)[tagged] - start
             # The level of a score that equals a threshold is the better one.
             levels = self._thresholds.searchsorted(scores[tagged])
-            for ids in self._tag_ids.T:
+            for ids in self._tag_columns:
                 inside = (places >= 0) & (places < size)
                 here = places[inside]
                 block.tokens[here] = ids[levels[inside]]
