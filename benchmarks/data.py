@@ -3,10 +3,11 @@
     python benchmarks/data.py                                   # some minutes, and 3 GB of disk
     python benchmarks/data.py --sizes 1e5 1e6 --blocks 256      # small
 
-Speed is that of what the trainer takes from its data-loader, in one process, from a store in the page cache, a
-second of the CPU; views take turns, a figure is the median over the turns. Beside them the least that a loader can do: slices of
-the file of tokens, without documents, order or scores (the way of nanoGPT). A store is opened in a process of
-its own, up to its first block of the plain, shuffled view; memory is what the process has more than before.
+Speed is that of what the trainer takes from its data-loader, in one process, from a store in the page cache,
+by the second of the CPU; views take turns, a figure is the median over the turns. Beside them the least that
+a loader can do: slices of the file of tokens, without documents, order or scores (the way of nanoGPT). A
+store is opened in a process of its own, up to its first block of the plain, shuffled view, by the clock;
+memory is what the process has more than before.
 """
 
 from __future__ import annotations

@@ -17,5 +17,5 @@ python benchmarks/gpu.py --accelerator "$device" "$@"
 if [ "$device" = gpu ]; then
     python benchmarks/head.py --device cuda --dtype bfloat16 --tokens 16384
 else
-    python benchmarks/head.py --tokens 64 --width 16 --vocabulary 300 --repeats 1
+    python benchmarks/head.py --tokens 64 --width 16 --vocabulary 300 --repeats 1 --heads fused linear_cross_entropy
 fi
