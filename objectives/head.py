@@ -4,7 +4,8 @@ An objective is an elementwise function of the log-probability of the token that
 score, and of a predicted value). So the gradient of the loss with respect to the logits of a few tokens is
 known as soon as their log-probabilities are. `fused_head` walks the tokens in chunks:
 
-1. `logits_CV = hidden_CD @ weight_VD.T` in the compute type (bf16 under autocast), then float32;
+1. `logits_CV = hidden_CD @ weight_VD.T` in the compute type (bf16 under autocast), then in float32 in a
+   buffer that all chunks share;
 2. log-probability of each label, from the same buffer, in place: it now holds `exp(logits - max)`;
 3. the token loss and its slope `c = d loss / d logp`, by autograd on the chunk's log-probabilities alone;
 4. `d loss / d logits = c (onehot - softmax)`, in place in the same buffer;
@@ -35,8 +36,8 @@ from torch.autograd.function import once_differentiable
 TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logp_N, score_N, value_N) -> loss_N, elementwise, differentiable in logp and value."""
 
-# 2**24 float32 logits, 64 MiB: large enough for the matrix products, small beside a model.
-_CHUNK_LOGITS = 2**24
+CPU_CHUNK_BYTES = 2**26
+GPU_CHUNK_SHARE = 1 / 64
 
 
 def fused_head(
@@ -62,19 +63,33 @@ def fused_head(
         value_N: Value predicted at the position, float32; anything for objectives without one.
         mask_N: True where the token counts.
         bias_V: Bias of the output embedding, if it has one.
-        chunk_tokens: Tokens at a time; by default as many as keep a chunk's logits within 64 MiB.
+        chunk_tokens: Tokens at a time; by default see `chunk_size`.
 
     Returns:
         The sum over the tokens that count, a float32 scalar, and the log-probability of every label,
         float32 of shape N and without gradient.
     """
     if chunk_tokens is None:
-        chunk_tokens = max(64, _CHUNK_LOGITS // weight_VD.shape[0])
+        chunk_tokens = chunk_size(weight_VD.shape[0], hidden_ND.device)
     result: tuple[Tensor, Tensor] = _FusedHead.apply(
         hidden_ND, weight_VD, bias_V, value_N, labels_N, score_N, mask_N, token_loss, chunk_tokens,
         torch.is_grad_enabled(),
     )  # fmt: skip
     return result
+
+
+def chunk_size(vocabulary: int, device: torch.device) -> int:
+    """Tokens of a chunk, so that its float32 logits have the memory that they may take.
+
+    Every chunk reads and writes the whole gradient of the weight, whatever its size: a few tokens make
+    that, and not the matrix products, the work. On a CPU some hundred are enough, and 64 MiB is little
+    beside a model. A GPU computes a hundred times as fast for each byte that it moves, so that it
+    takes thousands: a sixty-fourth of its memory (1.2 GiB of 80 GiB: 6600 tokens of GPT-2's vocabulary).
+    """
+    memory: float = CPU_CHUNK_BYTES
+    if device.type == "cuda":
+        memory = GPU_CHUNK_SHARE * torch.cuda.get_device_properties(device).total_memory
+    return max(64, int(memory) // (4 * vocabulary))
 
 
 def plain_head(
@@ -127,10 +142,19 @@ class _FusedHead(torch.autograd.Function):
             )
             grad_value = torch.zeros_like(value_N) if needs_value else None
 
+            # What a matrix product writes to, in the compute type; in float32 that is the buffer itself.
+            shape = min(chunk_tokens, len(labels_N)), len(weight)
+            whole_buffer = torch.empty(shape, dtype=torch.float32, device=weight.device)
+            whole_product = torch.empty_like(whole_buffer, dtype=dtype) if dtype != torch.float32 else None
+            weight_product = torch.empty_like(weight) if dtype != torch.float32 and needs_weight else None
             for start in range(0, len(labels_N), chunk_tokens):
                 chunk = slice(start, start + chunk_tokens)
                 hidden, labels = hidden_ND[chunk].to(dtype), labels_N[chunk, None]
-                buffer_CV = (hidden @ weight.T).float()
+                product_CV = buffer_CV = whole_buffer[: len(labels)]
+                if whole_product is not None:
+                    product_CV = whole_product[: len(labels)]
+                torch.mm(hidden, weight.T, out=product_CV)
+                buffer_CV.copy_(product_CV)
                 if bias_V is not None:
                     buffer_CV += bias_V
                 label_logit = buffer_CV.gather(-1, labels)
@@ -151,14 +175,14 @@ class _FusedHead(torch.autograd.Function):
                 buffer_CV.scatter_add_(-1, labels, slope_logp[:, None])
                 if grad_bias is not None:
                     grad_bias += buffer_CV.sum(0)
-                grad_logits = buffer_CV.to(dtype)
+                grad_logits = product_CV.copy_(buffer_CV)
                 if grad_hidden is not None:
                     torch.mm(grad_logits, weight, out=grad_hidden[chunk])
                 if grad_weight is not None:
-                    if dtype == torch.float32:
+                    if weight_product is None:
                         grad_weight.addmm_(grad_logits.T, hidden)
                     else:
-                        grad_weight += grad_logits.T @ hidden
+                        grad_weight += torch.mm(grad_logits.T, hidden, out=weight_product)
 
         # Plain attributes, not saved tensors: backward scales them in place.
         ctx.gradients = grad_hidden, grad_weight, grad_bias, grad_value
@@ -177,7 +201,7 @@ class _FusedHead(torch.autograd.Function):
         ctx.gradients = None
         hidden_dtype, weight_dtype = ctx.dtypes
         if grad_hidden is not None:
-            grad_hidden = (grad_hidden.float() * scale).to(hidden_dtype)
+            grad_hidden = grad_hidden.float().mul_(scale).to(hidden_dtype)
         if grad_weight is not None:
             grad_weight = grad_weight.mul_(scale).to(weight_dtype)
         if grad_bias is not None:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from objectives.head import fused_head, plain_head
+from objectives.head import CPU_CHUNK_BYTES, chunk_size, fused_head, plain_head
 
 N, D, V = 37, 16, 53
 
@@ -83,19 +84,43 @@ def test_the_chunk_size_does_not_matter(chunk_tokens):
 
 
 def test_bfloat16_under_autocast_is_as_exact_as_the_plain_head():
-    def error(head):
+    def error(head, **options):
         x = inputs(torch.float32, bias=False)
         with torch.autocast("cpu", torch.bfloat16):
-            loss, logp, grads = run(head, x)
+            loss, logp, grads = run(head, x, **options)
         assert logp.dtype == loss.dtype == torch.float32
         assert all(grad.dtype == torch.float32 for grad in grads)
         _, logp64, grads64 = reference(x)
         pairs = zip([logp, *grads], [logp64, *grads64], strict=True)
         return [float((a - b).norm() / b.norm()) for a, b in pairs]
 
-    for fused, plain in zip(error(fused_head), error(plain_head), strict=True):
+    # The last chunk is smaller than the buffers that all share.
+    for fused, plain in zip(error(fused_head, chunk_tokens=10), error(plain_head), strict=True):
         assert fused < 0.02
         assert fused < 1.5 * plain + 1e-3
+
+
+def test_a_chunk_is_as_large_as_its_memory_allows():
+    cpu = torch.device("cpu")
+    assert 4 * 50257 * chunk_size(50257, cpu) <= CPU_CHUNK_BYTES < 4 * 50257 * (chunk_size(50257, cpu) + 1)
+    assert chunk_size(10**7, cpu) == 64  # never so few that the products are slow
+
+
+def test_no_memory_grows_with_tokens_and_vocabulary():
+    """But the gradients, and log-probabilities: whatever is allocated for logits is so for one chunk."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    with Watch():
+        run(fused_head, inputs(torch.float32, bias=False), chunk_tokens=5)
+    assert largest == V * D  # the gradient of the weight
 
 
 def test_bfloat16_weights():

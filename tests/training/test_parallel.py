@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from objectives.base import transformer_blocks
 from objectives.mle import MLE
-from phf.config import Config, load_config, to_yaml
+from phf.config import Config, ModelConfig, load_config, to_yaml
 from phf.data.store import TokenStore
 from phf.errors import ConfigError
 from phf.model.build import build_model, can_compile, checkpoint_activations
@@ -153,13 +153,14 @@ def test_activation_checkpointing_changes_no_gradient_and_keeps_less(architectur
 
 def test_activation_checkpointing_is_switched_on_for_every_block(tiny):
     tokenizer = TokenStore(tiny.store.path).tokenizer()
-    tiny_model = load_config(["model.activation_checkpointing=true"], tiny).model
-    blocks = transformer_blocks(build_model(tiny_model, tokenizer, 0))
-    assert blocks
-    assert all(block.gradient_checkpointing for block in blocks)
-    assert not any(
-        b.gradient_checkpointing for b in transformer_blocks(build_model(tiny.model, tokenizer, 0))
-    )
+    for wanted in (True, False):
+        config = load_config([f"model.activation_checkpointing={wanted}"], tiny).model
+        (block,) = transformer_blocks(build_model(config, tokenizer, 0))
+        assert block.gradient_checkpointing == wanted
+    small = {"n_layer": 1, "n_embd": 16, "n_head": 2}
+    config = ModelConfig(architecture="openai-gpt", config=small, activation_checkpointing=True)
+    with pytest.raises(ConfigError, match=r"activation_checkpointing: \w+ does not support it"):
+        build_model(config, tokenizer, 0)
 
 
 def test_a_run_goes_on_without_compiling_if_the_compiler_fails(tiny, tmp_path):
