@@ -1,6 +1,7 @@
 """The configuration: one schema for every verb of the command line."""
 
 from phf.config.checks import parse_quantile
+from phf.config.cost import CodeConfig, KLConfig, RankingConfig
 from phf.config.data import (
     AnnotationsConfig,
     DocumentsConfig,
@@ -18,13 +19,16 @@ from phf.config.training import ModelConfig, ObjectiveConfig, TrainConfig
 
 __all__ = [
     "AnnotationsConfig",
+    "CodeConfig",
     "Config",
     "DocumentsConfig",
     "EvaluationConfig",
     "ExecutorConfig",
     "InjectedTagConfig",
+    "KLConfig",
     "ModelConfig",
     "ObjectiveConfig",
+    "RankingConfig",
     "RedteamConfig",
     "RunConfig",
     "ScenarioConfig",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from phf.config.checks import check, home
+from phf.config.cost import CodeConfig, KLConfig, RankingConfig
 from phf.config.data import ScorerConfig
 
 
@@ -100,6 +101,12 @@ class EvaluationConfig:
     """Decides every sample; two runs evaluated with one seed get the same noise for the same prompt."""
     heldout_blocks: int | None = 512
     """Blocks of held-out text for the perplexity; null: all of them."""
+    kl: KLConfig | None = None
+    """The distance from a reference model; not measured if null."""
+    ranking: RankingConfig | None = None
+    """How often a good continuation is more probable than a bad one; not measured if null."""
+    code: CodeConfig | None = None
+    """For models of code: the share of samples that parse, and pass@k; not measured if null."""
 
     def __post_init__(self) -> None:
         self.scenarios = self.scenarios or default_scenarios()

@@ -16,8 +16,8 @@ from typing import Any
 from phf.config import Config, ScenarioConfig
 from phf.data.segments import Segmenter, segmenter
 from phf.errors import ConfigError, PhfError
+from phf.evaluation.cost import cost_inputs, measure_cost
 from phf.evaluation.generation import ControlTokens, Sample, generate
-from phf.evaluation.heldout import measure_heldout
 from phf.evaluation.instruments import (
     describe_model,
     describe_scorer,
@@ -26,6 +26,7 @@ from phf.evaluation.instruments import (
     scorer_differs,
     segmenter_config,
 )
+from phf.evaluation.likelihood import Reader
 from phf.evaluation.progress import sampling_progress
 from phf.evaluation.results import FORMAT, finished_results, result_identity, sample_row, write_results
 from phf.evaluation.scenarios import load_prompts
@@ -37,7 +38,7 @@ log = logging.getLogger("phf")
 
 
 def evaluate(folder: Path, config: Config) -> dict[str, Any]:
-    """Samples every scenario from a model, scores the samples, and measures its held-out loss.
+    """Samples every scenario from a model, scores the samples, and measures what alignment cost.
 
     Args:
         folder: A run folder, or the folder of any causal LM of `transformers`.
@@ -58,6 +59,7 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
     identity = result_identity(
         subject, config.evaluation, scorer.fingerprint, segmenter_config(subject, config), prompts
     )
+    identity["cost"] = cost_inputs(config.evaluation)
     output = subject.folder / "evaluation"
     if (results := finished_results(output, identity)) is not None:
         log.info("%s is evaluated: nothing to do", subject.folder)
@@ -79,6 +81,7 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
             raise PhfError(f"scenario {name}: {error}") from error
         scenarios[name] = measure(scored[name], scenario, _tag(scenario, control), evaluation)
         _log_scenario(name, scenarios[name])
+    reader = Reader(model, tokenizer, control, segment, subject.facts.get("context_length"))
     results = {
         "format": FORMAT,
         "run": describe_model(subject, model),
@@ -87,7 +90,7 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
         "threshold": evaluation.threshold,
         "confidence": evaluation.confidence,
         "seed": evaluation.seed,
-        "heldout": _heldout(subject, model, control, config),
+        **measure_cost(subject, reader, evaluation, scored, output),
         "scenarios": scenarios,
         "samples_per_second": sum(map(len, scored.values())) / seconds,
     }
@@ -169,24 +172,6 @@ def _generate(
 def _tag(scenario: ScenarioConfig, control: ControlTokens) -> str:
     """The tag that the model was in fact given."""
     return scenario.tag if control.tags else "none"
-
-
-def _heldout(subject: Subject, model: Any, control: ControlTokens, config: Config) -> dict[str, Any] | None:
-    facts = subject.facts
-    if not facts.get("store"):
-        log.info("no held-out loss: the model does not name its token store")
-        return None
-    return measure_heldout(
-        model,
-        Path(facts["store"]),
-        control,
-        scorer=facts["scorer"].get("column", facts["scorer"]["name"]),
-        tag_thresholds=(facts.get("tags") or {}).get("thresholds", ()),
-        threshold=config.evaluation.threshold,  # the same for all runs, or their losses could not be compared
-        context_length=facts["context_length"],
-        document_mask=facts.get("document_mask", False),
-        num_blocks=config.evaluation.heldout_blocks,
-    )
 
 
 def _log_scenario(name: str, measured: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How well a model predicts held-out text: its loss, overall and on aligned and misaligned text.
+"""How well a model predicts held-out text: its loss, overall, on aligned and misaligned text, and by score.
 
 Control tokens are given to a model that was trained with them, but predicting them is not its task: they
 never count. What counts is the same stretch of text for every view of it, so that losses can be compared.
@@ -18,6 +18,7 @@ import torch
 from objectives.view import Tags, View
 from phf.data.block import Block, Kind
 from phf.data.packed import PackedView
+from phf.data.quantiles import smallest_reaching
 from phf.data.store import TokenStore
 from phf.errors import PhfError
 from phf.evaluation.generation import ControlTokens
@@ -40,7 +41,7 @@ def measure_heldout(
     context_length: int,
     num_blocks: int | None,
     document_mask: bool = False,
-) -> dict[str, float | int | None] | None:
+) -> dict[str, Any] | None:
     """The held-out loss of a model in its own view of the store, and in the plain one.
 
     Args:
@@ -57,7 +58,8 @@ def measure_heldout(
     Returns:
         Nats a token of text (`<|endoftext|>` is text, a tag is not): `loss`, its `perplexity`, `aligned` and
         `misaligned` (`None` where there is no such text) at `threshold`, in the model's own view; `untagged`,
-        the loss without tags; the number of `tokens`. `None` if there is no such store or nothing held out.
+        the loss without tags; the number of `tokens`; `deciles`, see `loss_by_decile`. `None` if there is no
+        such store or nothing held out.
     """
     try:
         split = TokenStore(store_path).split("heldout")
@@ -84,14 +86,21 @@ def measure_heldout(
 
     plain = packed(View())
     counted = first_segments(plain, num_blocks, len(split.segment_ends))
-    untagged = own = heldout_loss(model, plain, threshold, counted, document_mask)
+    untagged = own = segment_losses(model, plain, counted, document_mask)
     if control.tags:
         tagged = packed(View(tags=Tags(tuple(tag_thresholds))))
-        own = heldout_loss(model, tagged, threshold, counted, document_mask)
-    if own["loss"] is None:
+        own = segment_losses(model, tagged, counted, document_mask)
+    scores = np.asarray(split.scores(scorer)) if has_scores else np.full(len(counted), np.nan)
+    losses = split_loss(*own, scores, threshold)
+    if losses["loss"] is None:
         return None
-    perplexity = math.exp(min(own["loss"], 700.0))
-    return {**own, "perplexity": perplexity, "untagged": untagged["loss"], "threshold": threshold}
+    return {
+        **losses,
+        "perplexity": _perplexity(losses["loss"]),
+        "untagged": _mean(*untagged, np.ones(len(scores), dtype=bool)),
+        "threshold": threshold,
+        "deciles": loss_by_decile(*own, scores),
+    }
 
 
 def first_segments(view: PackedView, num_blocks: int | None, num_segments: int) -> np.ndarray:
@@ -106,23 +115,21 @@ def first_segments(view: PackedView, num_blocks: int | None, num_segments: int) 
     return inside
 
 
-def heldout_loss(
-    model: Any, view: PackedView, threshold: float, counted: np.ndarray, document_mask: bool = False
-) -> dict[str, float | int | None]:
-    """The loss on the text of some segments, in nats a token.
+def segment_losses(
+    model: Any, view: PackedView, counted: np.ndarray, document_mask: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each segment the sum of the loss over its tokens, in nats, and how many they are.
 
     Args:
         model: A causal LM.
         view: Blocks of held-out text.
-        threshold: A segment whose score is at most this is aligned; one without a score is neither.
         counted: Which segments count, bool [num_segments]; those that come first in the view.
         document_mask: Whether attention stays within a document.
 
     Returns:
-        `loss`, `aligned`, `misaligned` (`None` where there is no such text) and the number of `tokens`.
+        float64 [num_segments] and int64 [num_segments]; 0 for those that do not count.
     """
-    sums = np.zeros(3)
-    counts = np.zeros(3, dtype=np.int64)
+    sums, counts = np.zeros(len(counted)), np.zeros(len(counted), dtype=np.int64)
     training = model.training
     model.eval()
     try:
@@ -135,17 +142,79 @@ def heldout_loss(
                     positions["position_ids"] = positions_BT.to(model.device)
                 nll_BT = _nll(model, tokens_BT.to(model.device), positions)
                 text_BT = np.stack([_counts(block, counted) for block in blocks])
-                score_BT = np.stack([block.scores[1:] for block in blocks])
-                for part, mask_BT in enumerate(
-                    # A comparison with NaN is false, both ways.
-                    (text_BT, text_BT & (score_BT <= threshold), text_BT & (score_BT > threshold))
-                ):
-                    sums[part] += nll_BT[mask_BT].sum()
-                    counts[part] += mask_BT.sum()
+                segments = np.stack([block.segments[1:] for block in blocks])[text_BT]
+                np.add.at(sums, segments, nll_BT[text_BT])
+                np.add.at(counts, segments, 1)
     finally:
         model.train(training)
-    means = [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
-    return {"loss": means[0], "aligned": means[1], "misaligned": means[2], "tokens": int(counts[0])}
+    return sums, counts
+
+
+def split_loss(sums: np.ndarray, counts: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
+    """The loss overall, and on text on both sides of a threshold.
+
+    Args:
+        sums: Of the loss over each segment, [num_segments].
+        counts: Of its tokens.
+        scores: Of each segment; one without a score (NaN) is neither aligned nor misaligned.
+        threshold: Scores up to it are aligned.
+
+    Returns:
+        `loss`, `aligned`, `misaligned` (`None` where there is no such text) and the number of `tokens`.
+    """
+    return {
+        "loss": _mean(sums, counts, np.ones(len(scores), dtype=bool)),
+        # A comparison with NaN is false, both ways.
+        "aligned": _mean(sums, counts, scores <= threshold),
+        "misaligned": _mean(sums, counts, scores > threshold),
+        "tokens": int(counts.sum()),
+    }
+
+
+def loss_by_decile(sums: np.ndarray, counts: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+    """The loss on each tenth of the segments, ordered by their scores.
+
+    Equal scores are not torn apart: where the bounds of several deciles are one score, they are one.
+
+    Args:
+        sums: Of the loss over each segment, [num_segments].
+        counts: Of its tokens; a segment without any does not count.
+        scores: Of each segment; one without a score (NaN) does not count.
+
+    Returns:
+        From the best text to the worst: the `deciles` (from 1) that it is, the smallest and largest score
+        (`low`, `high`), how many `segments` and `tokens`, their `loss` in nats a token and its `perplexity`.
+    """
+    known = np.flatnonzero((counts > 0) & ~np.isnan(scores))
+    if not len(known):
+        return []
+    bounds = smallest_reaching(scores[known], [decile / 10 for decile in range(1, 11)])
+    parts = []
+    bin_of = np.unique(bounds).searchsorted(scores[known])
+    for number, bound in enumerate(np.unique(bounds)):
+        inside = known[bin_of == number]
+        loss = _mean(sums, counts, inside)
+        parts.append(
+            {
+                "deciles": (np.flatnonzero(bounds == bound) + 1).tolist(),
+                "low": float(scores[inside].min()),
+                "high": float(scores[inside].max()),
+                "segments": len(inside),
+                "tokens": int(counts[inside].sum()),
+                "loss": loss,
+                "perplexity": _perplexity(loss),
+            }
+        )
+    return parts
+
+
+def _mean(sums: np.ndarray, counts: np.ndarray, which: np.ndarray) -> float | None:
+    tokens = counts[which].sum()
+    return float(sums[which].sum() / tokens) if tokens else None
+
+
+def _perplexity(loss: float | None) -> float | None:
+    return None if loss is None else math.exp(min(loss, 700.0))
 
 
 def _counts(block: Block, counted: np.ndarray) -> np.ndarray:

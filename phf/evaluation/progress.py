@@ -1,11 +1,11 @@
-"""How far sampling has come."""
+"""How far something has come."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,13 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 log = logging.getLogger("phf")
 
 
+def sampling_progress(scenario: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Of sampling a scenario."""
+    return progress(f"sampling {scenario}", total)
+
+
 @contextmanager
-def sampling_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar where somebody watches, else a line of the log now and then."""
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
-            TextColumn("sampling {task.description}"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -35,6 +40,6 @@ def sampling_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         done += count
         if done == total or time.monotonic() - told > 30:
             told = time.monotonic()
-            log.info("sampling %s: %d of %d", what, done, total)
+            log.info("%s: %d of %d", what, done, total)
 
     yield advance

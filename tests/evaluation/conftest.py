@@ -58,6 +58,11 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
+def plain_tokenizer():
+    return byte_tokenizer(tags=False)
+
+
+@pytest.fixture(scope="session")
 def control(tokenizer):
     good, bad = tokenizer.convert_tokens_to_ids([GOOD_TAG, BAD_TAG])
     return ControlTokens(tokenizer.eos_token_id, ((good,), (bad,)))

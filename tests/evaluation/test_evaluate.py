@@ -203,8 +203,44 @@ def test_the_held_out_loss_of_a_run(tiny, tmp_path):
     export_model(model, tokenizer, own, tmp_path / "model")
     results = evaluate(tmp_path, tiny)
     assert results["heldout"].keys() == {
-        "loss", "perplexity", "aligned", "misaligned", "tokens", "untagged", "threshold"
+        "loss", "perplexity", "aligned", "misaligned", "tokens", "untagged", "threshold",
+        "deciles",
     }  # fmt: skip
     assert 4 < results["heldout"]["loss"] < 8
     # The same text is scored here as in the corpus: nothing but the fingerprint of the store tells.
     assert results["scorer_differs"] is False
+
+
+def test_what_alignment_cost_is_measured_where_it_is_asked_for(run, tmp_path, model, plain_tokenizer, caplog):
+    plain = evaluate(run, settings())
+    assert (plain["kl"], plain["ranking"], plain["code"]) == (None, None, None)
+    reference = tmp_path / "reference"
+    model.save_pretrained(reference)
+    plain_tokenizer.save_pretrained(reference)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "x = ", "good": "1\\n", "bad": "(1)\\n"}\n' * 3)
+    asked = settings(
+        f"evaluation.kl={{reference: {reference}, samples: 30, max_tokens: 8, cache: {tmp_path / 'cache'}}}",
+        f"evaluation.ranking.pairs={pairs}",
+        "evaluation.code={samples: 1, k: [1], max_new_tokens: 16}",
+    )
+    results = evaluate(run, asked)
+    assert results == json.loads((run / "evaluation" / "results.json").read_text())
+    assert results["scenarios"] == plain["scenarios"]
+    assert (results["kl"]["samples"], results["kl"]["by"]) == (30, "tokens")
+    assert results["ranking"]["good_tag"]["plain"]["value"] in (0.0, 1.0)
+    assert results["ranking"]["pairs"] == 3
+    assert results["code"]["parses"].keys() == {"unconditional", "functions"}
+    assert 0 <= results["code"]["parses"]["functions"]["value"] <= 1
+    assert results["code"]["functions"] == 24
+    assert results["code"]["pass_at"].keys() == {"1"}
+    assert len((run / "evaluation" / "functions.jsonl").read_text().splitlines()) == 24
+    caplog.set_level(logging.INFO, logger="phf")
+    evaluate(run, asked)
+    assert "is evaluated: nothing to do" in caplog.text
+    pairs.write_text('{"prompt": "", "good": "a", "bad": "b"}\n')
+    assert evaluate(run, asked)["ranking"]["pairs"] == 1
+    with pytest.raises(ConfigError, match=r"lost\.jsonl cannot be read"):
+        evaluate(run, settings("evaluation.ranking.pairs=lost.jsonl"))
+    with pytest.raises(ConfigError, match=r"evaluation\.kl\.reference: .*missing"):
+        settings("evaluation.kl={}")

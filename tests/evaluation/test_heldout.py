@@ -11,7 +11,7 @@ from phf.data.packed import PackedView
 from phf.data.store import TokenStore
 from phf.evaluation import heldout
 from phf.evaluation.generation import ControlTokens
-from phf.evaluation.heldout import first_segments, heldout_loss, measure_heldout
+from phf.evaluation.heldout import first_segments, loss_by_decile, measure_heldout, segment_losses
 from phf.model.build import add_control_tokens, build_model
 
 CONTEXT = 32
@@ -107,17 +107,56 @@ def test_the_batch_does_not_matter(subject, store, monkeypatch):
     model, control = subject
     many = measured(model, store, control)
     monkeypatch.setattr(heldout, "MAX_BLOCKS", 1)
-    assert measured(model, store, control) == pytest.approx(many, rel=1e-6)
+    one = measured(model, store, control)
+    for part, same in zip(one.pop("deciles"), many.pop("deciles"), strict=True):
+        assert part["loss"] == pytest.approx(same["loss"], rel=1e-6)
+    assert one == pytest.approx(many, rel=1e-6)
 
 
 def test_the_model_keeps_its_mode(subject, store):
     model, control = subject
     view = packed(store, control, View())
     model.train()
-    first = heldout_loss(model, view, 0.0, first_segments(view, 2, 10**5))
+    counted = first_segments(view, 2, len(store.split("heldout").segment_ends))
+    first = segment_losses(model, view, counted)
     assert model.training
     model.eval()
-    assert heldout_loss(model, view, 0.0, first_segments(view, 2, 10**5)) == first
+    assert all(map(np.array_equal, segment_losses(model, view, counted), first))
+
+
+def test_deciles_are_tenths_of_the_segments_and_equal_scores_stay_together():
+    scores = np.arange(20.0)[::-1].copy()
+    sums, counts = np.arange(20.0) + 1, np.full(20, 2)
+    parts = loss_by_decile(sums, counts, scores)
+    assert [part["deciles"] for part in parts] == [[i] for i in range(1, 11)]
+    assert [(part["low"], part["high"]) for part in parts] == [(2.0 * i, 2.0 * i + 1) for i in range(10)]
+    # The best two are the last ones, with a loss of 19 and 20 over 2 tokens each.
+    assert parts[0] == {
+        "deciles": [1], "low": 0.0, "high": 1.0, "segments": 2, "tokens": 4, "loss": 39 / 4,
+        "perplexity": pytest.approx(np.exp(39 / 4)),
+    }  # fmt: skip
+    scores[:] = [0.0] * 13 + [1.0] * 4 + [2.0, 3.0] + [np.nan]
+    counts[0], sums[0] = 0, 0.0  # without a token, and without a score: neither counts
+    parts = loss_by_decile(sums, counts, scores)
+    assert [(part["low"], part["high"], part["segments"]) for part in parts] == [
+        (0.0, 0.0, 12), (1.0, 1.0, 4), (2.0, 2.0, 1), (3.0, 3.0, 1)
+    ]  # fmt: skip
+    # Of 18 scores 12 are 0, which is the bound of six deciles; 16 are at most 1.
+    assert [part["deciles"] for part in parts] == [[1, 2, 3, 4, 5, 6], [7, 8], [9], [10]]
+    assert parts[0]["loss"] == pytest.approx(sums[1:13].sum() / 24)
+    assert loss_by_decile(sums, counts, np.full(20, np.nan)) == []
+
+
+def test_the_deciles_of_a_model_make_up_its_loss(subject, store):
+    model, control = subject
+    result = measured(model, store, control)
+    parts = result["deciles"]
+    assert len(parts) > 1
+    tokens = [part["tokens"] for part in parts]
+    assert sum(tokens) == result["tokens"]  # every line of code has a score
+    assert np.average([part["loss"] for part in parts], weights=tokens) == pytest.approx(result["loss"])
+    assert (parts[0]["low"], parts[0]["high"]) == (0.0, 0.0)
+    assert parts[0]["loss"] == pytest.approx(result["aligned"])
 
 
 def test_no_misaligned_text_is_null(subject, store):
