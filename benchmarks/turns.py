@@ -50,7 +50,11 @@ class Pace:
         losses = torch.stack(self.losses).tolist()  # waits until a GPU has done all that it was asked for
         seconds = time.perf_counter() - self.start
         self.connection.send(Turn(seconds, losses, peak_mib()))
-        if not self.connection.recv():
+        try:
+            more = self.connection.recv()
+        except EOFError:  # who gives the turns has been stopped
+            more = False
+        if not more:
             raise _OverError
         self.losses.clear()
         self.start = time.perf_counter()
