@@ -49,6 +49,10 @@ class ScenarioConfig:
     """Sample among the likeliest tokens that together have this probability."""
     top_k: int | None = None
     """Sample among this many likeliest tokens; null: no limit."""
+    guidance: float = 0.0
+    """Weight of the contrast of good and bad tag; 0: the good tag alone."""
+    best_of: int = 1
+    """Draw so many samples for each one, and keep the one with the lowest score."""
     score: Literal["continuation", "full"] = "continuation"
     """Score what the model wrote, or the prompt with it (code: a signature alone does not parse)."""
     trim: bool = False
@@ -66,6 +70,12 @@ class ScenarioConfig:
             f"a scenario's min_new_tokens must lie in [0, max_new_tokens], not {self.min_new_tokens}",
         )
         check(self.temperature >= 0, f"a scenario's temperature must be 0 or more, not {self.temperature}")
+        check(self.guidance >= 0, f"a scenario's guidance must be 0 or more, not {self.guidance}")
+        check(self.best_of >= 1, f"a scenario's best_of must be at least 1, not {self.best_of}")
+        check(
+            not self.guidance or self.tag == "good",
+            f"a scenario's guidance contrasts the good tag with the bad one: set tag to good, not {self.tag}",
+        )
         check(0 < self.top_p <= 1, f"a scenario's top_p must lie in (0, 1], not {self.top_p}")
         check(
             self.top_k is None or self.top_k >= 1, f"a scenario's top_k must be at least 1, not {self.top_k}"

@@ -1,25 +1,27 @@
-"""Sampling from a language model: batched, with a KV cache, and the same whatever the batch.
-
-Shapes: B rows of a batch, T tokens of their prompts.
-"""
+"""Sampling from a language model: in continuous batches, and the same whatever the batch."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig
 
 from phf.config import ScenarioConfig
 from phf.data.segments import Segmenter
 from phf.errors import ConfigError
-from phf.evaluation.cache import roomy_cache
+from phf.evaluation.cache import ragged_cache
+from phf.evaluation.continuous import Request, write
+from phf.evaluation.decoding import find_decoder
+from phf.evaluation.fallback import write_batches
 from phf.evaluation.injection import encode_prompt
-from phf.evaluation.sampler import GumbelSampler, row_keys
+from phf.evaluation.sampler import row_keys
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,8 @@ class Sample:
     prompt_cut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    prompt_index: int
-    sample_index: int
-    ids: list[int]
+Choose = Callable[[ScenarioConfig, list[Sample]], Sequence[float | None]]
+"""Scores samples of a scenario, to keep the best of several."""
 
 
 def generate(
@@ -87,85 +86,143 @@ def generate(
     prompts: Sequence[str],
     scenario: ScenarioConfig,
     control: ControlTokens,
+    **options: Any,
+) -> list[Sample]:
+    """Draws the samples of one scenario; see `generate_all`."""
+    return generate_all(model, tokenizer, {"": (prompts, scenario)}, control, **options)[""]
+
+
+def generate_all(
+    model: Any,
+    tokenizer: Any,
+    scenarios: Mapping[str, tuple[Sequence[str], ScenarioConfig]],
+    control: ControlTokens,
     *,
     segment: Segmenter | None = None,
     context_length: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
+    choose: Choose | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[Sample]:
-    """Draws `scenario.samples` continuations of each prompt.
+) -> dict[str, list[Sample]]:
+    """Draws `scenario.samples` continuations of each prompt of each scenario, all in the same batches.
 
     Args:
         model: A causal LM of `transformers`; its mode and generation config are as before afterwards.
         tokenizer: Its tokenizer.
-        prompts: The prompts; `[""]` for the opening of a document alone.
-        scenario: How to decode, and which tags are given and allowed.
+        scenarios: By name, the prompts (`[""]` for the opening of a document alone), and how to decode and
+            which tags are given and allowed.
         control: The tokens of the model that are no text.
         segment: Cuts a prompt into the segments that are tokenized on their own, as the corpus was.
         context_length: Most tokens of prompt and continuation; the model's own limit if `None`. A prompt
             that is too long loses its beginning.
         seed: Decides every sample, together with its prompt's and its own index.
-        batch_size: Samples drawn at a time; changes the time and the memory, not the samples.
+        batch_size: Rows written at a time; changes the time and the memory, not the samples.
+        choose: Scores what the best is kept of, in scenarios with `best_of`.
         progress: Called with the number of samples that have just been finished.
 
     Returns:
-        The samples, by prompt and then by number.
+        The samples of each scenario, by prompt and then by number.
 
     Raises:
-        ConfigError: `max_new_tokens` leaves no room in the context.
+        ConfigError: `max_new_tokens` leaves no room in the context, or the model lacks the tags that a
+            decoder needs.
     """
-    prefix = control.prefix(scenario)
     # A model that states no limit, such as one with relative positions, has none.
     limits = context_length, getattr(model.config, "max_position_embeddings", None)
-    room = prompt_room(scenario, *limits, tag_length=len(control.tags[0]) if control.tags else 1)
-    encoded = [
-        encode_prompt(tokenizer, prompt, scenario.inject, control, room, segment) for prompt in prompts
-    ]
-    requests = [
-        _Request(p, s, prefix + ids) for p, (ids, _) in enumerate(encoded) for s in range(scenario.samples)
-    ]
-    # Rows of one length need no padding; the longest come first, so that memory runs out at once or never.
-    requests.sort(key=lambda request: len(request.ids), reverse=True)
-    samples: dict[tuple[int, int], Sample] = {}
+    plans = {}
+    for name, (prompts, scenario) in scenarios.items():
+        try:
+            plans[name] = _plan(tokenizer, prompts, scenario, control, segment, limits, seed, name)
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.scenarios.{name}.{error}" if name else str(error)) from error
+    drawn: dict[str, list[Sample]] = {name: [] for name in scenarios}
+
+    def done(request: Request, tokens: list[int]) -> None:
+        asked = plans[request.name][request.index]
+        text, num_tokens, finished = _decode(tokenizer, asked.prompt_ids, tokens, control)
+        drawn[request.name].append(replace(asked.sample, text=text, num_tokens=num_tokens, finished=finished))
+        if progress:
+            progress(1)
+
     with _as_generator(model):
-        for start in range(0, len(requests), batch_size):
-            batch = requests[start : start + batch_size]
-            for request, row in zip(batch, _continue(model, batch, scenario, control, seed), strict=True):
-                p, s = request.prompt_index, request.sample_index
-                text, num_tokens, finished = _decode(tokenizer, request.ids[len(prefix) :], row, control)
-                samples[p, s] = Sample(p, s, prompts[p], text, num_tokens, finished, encoded[p][1])
-            if progress:
-                progress(len(batch))
-    return [samples[key] for key in sorted(samples)]
+        _write(model, [asked.request for plan in plans.values() for asked in plan], batch_size, done)
+    for name, samples in drawn.items():
+        samples.sort(key=lambda sample: (sample.prompt_index, sample.sample_index))
+        scenario = scenarios[name][1]
+        if scenario.best_of > 1:
+            if choose is None:
+                raise ConfigError("best_of: nothing says here which sample is best; set it to 1")
+            drawn[name] = keep_best(samples, choose(scenario, samples), scenario.best_of)
+    return drawn
 
 
-def _continue(
-    model: Any, batch: Sequence[_Request], scenario: ScenarioConfig, control: ControlTokens, seed: int
-) -> list[list[int]]:
-    """The new tokens of each row."""
-    length = max(len(request.ids) for request in batch)
-    padding = [length - len(request.ids) for request in batch]
-    ids_BT = [[control.eos_id] * pad + request.ids for pad, request in zip(padding, batch, strict=True)]
-    mask_BT = [[0] * pad + [1] * (length - pad) for pad in padding]
-    keys_B = row_keys(seed, [r.prompt_index for r in batch], [r.sample_index for r in batch])
-    sampler = GumbelSampler(
-        scenario, keys_B.to(model.device), length, control.banned(scenario), control.eos_id
-    )
-    output_BT = model.generate(
-        torch.tensor(ids_BT, device=model.device),
-        attention_mask=torch.tensor(mask_BT, device=model.device),
-        past_key_values=roomy_cache(model, length + scenario.max_new_tokens),
-        generation_config=GenerationConfig(
-            do_sample=False,
-            max_new_tokens=scenario.max_new_tokens,
-            eos_token_id=control.eos_id,
-            pad_token_id=control.eos_id,
-            use_cache=True,
-        ),
-        logits_processor=LogitsProcessorList([sampler]),
-    )
-    return output_BT[:, length:].tolist()
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A sample before it is drawn, its prompt's tokens, and the request for it."""
+
+    sample: Sample
+    prompt_ids: list[int]
+    request: Request
+
+
+def _plan(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    scenario: ScenarioConfig,
+    control: ControlTokens,
+    segment: Segmenter | None,
+    limits: tuple[int | None, ...],
+    seed: int,
+    name: str,
+) -> list[_Asked]:
+    """What is to be drawn for a scenario, by prompt and then by number."""
+    room = prompt_room(scenario, *limits, tag_length=len(control.tags[0]) if control.tags else 1)
+    decoder = find_decoder(scenario, control)
+    prefixes = [control.prefix(scenario)]
+    if scenario.guidance:
+        prefixes.append(control.prefix(replace(scenario, tag="bad", guidance=0.0)))
+    plan: list[_Asked] = []
+    for p, prompt in enumerate(prompts):
+        ids, cut = encode_prompt(tokenizer, prompt, scenario.inject, control, room, segment)
+        contexts = tuple((*prefix, *ids) for prefix in prefixes)
+        numbers = range(scenario.samples * scenario.best_of)
+        keys = row_keys(seed, [p] * len(numbers), numbers).tolist()
+        for s in numbers:
+            request = Request(contexts, decoder, scenario.max_new_tokens, keys[s], name, len(plan))
+            plan.append(_Asked(Sample(p, s, prompt, "", 0, False, cut), ids, request))
+    return plan
+
+
+def _write(
+    model: Any, requests: list[Request], batch_size: int, done: Callable[[Request, list[int]], None]
+) -> None:
+    """Writes all texts, the longest first, so that memory runs out at once or never."""
+    requests.sort(key=lambda request: (request.length, request.contexts), reverse=True)
+    requests.sort(key=lambda request: request.decoder.width)
+    for width, same in groupby(requests, key=lambda request: request.decoder.width):
+        group = list(same)
+        num_texts = min(max(1, batch_size // width), len(group))
+        cache = ragged_cache(model, num_texts * width, group[0].length)
+        if cache is None:
+            write_batches(model, group, batch_size, done)
+        else:
+            write(model, group, cache, done)
+
+
+def keep_best(samples: Sequence[Sample], scores: Sequence[float | None], best_of: int) -> list[Sample]:
+    """Of every `best_of` samples that follow each other the one with the lowest score, numbered anew.
+
+    One whose score is unknown is kept only if all are.
+    """
+    kept = []
+    for start in range(0, len(samples), best_of):
+        known = [
+            (math.inf if s is None else s, i) for i, s in enumerate(scores[start : start + best_of], start)
+        ]
+        best = samples[min(known)[1]]
+        kept.append(replace(best, sample_index=best.sample_index // best_of))
+    return kept
 
 
 @contextmanager

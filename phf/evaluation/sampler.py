@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import LogitsProcessor
@@ -21,46 +22,66 @@ from phf.config import ScenarioConfig
 FIRST_CANDIDATES = 64
 
 
-class GumbelSampler(LogitsProcessor):
-    """Makes the largest logit a draw from the distribution (the Gumbel-max trick).
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
 
-    Greedy decoding behind it draws exactly from softmax(logits / temperature) cut by top-k and top-p, in this
-    order, as `transformers` does. Banned tokens are left out, and so is the end before `min_new_tokens`.
-
-    Args:
-        scenario: How to decode.
-        keys_B: A 64-bit key for each row, from `row_keys`.
-        prompt_length: Tokens of the (padded) prompts.
+    Attributes:
+        scenario: Temperature, top-k, top-p, and the shortest length.
         banned_ids: Tokens that must not be drawn.
         eos_id: Ends a text.
     """
 
-    def __init__(
-        self,
-        scenario: ScenarioConfig,
-        keys_B: torch.Tensor,
-        prompt_length: int,
-        banned_ids: Sequence[int],
-        eos_id: int,
-    ) -> None:
-        self.scenario = scenario
+    scenario: ScenarioConfig
+    banned_ids: tuple[int, ...]
+    eos_id: int
+
+    def cut(self, logits_BV: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
+        """Takes away what must not be drawn: tokens that are banned, and the end before `min_new_tokens`."""
+        logits_BV[:, list(self.banned_ids)] = -math.inf
+        if self.scenario.min_new_tokens:
+            logits_BV[steps_B < self.scenario.min_new_tokens, self.eos_id] = -math.inf
+        return logits_BV
+
+    def draw(self, logits_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
+        """The next token of each row, int64 [B].
+
+        A draw from softmax(logits / temperature) cut by top-k and top-p, in this order, as in `transformers`:
+        the largest logit with Gumbel noise added.
+
+        Args:
+            logits_BV: Of the next token; overwritten.
+            keys_B: A 64-bit key for each row, from `row_keys`.
+            steps_B: How many tokens each row has already.
+        """
+        logits_BV = self.cut(logits_BV, steps_B)
+        if self.scenario.temperature == 0:
+            return logits_BV.argmax(-1)
+        logits_BK, tokens_BK = candidates(
+            logits_BV / self.scenario.temperature, self.scenario.top_k, self.scenario.top_p
+        )
+        best_B1 = (logits_BK + gumbel(keys_B, steps_B, tokens_BK)).argmax(-1, keepdim=True)
+        return tokens_BK.gather(1, best_B1).squeeze(1)
+
+
+class GumbelSampler(LogitsProcessor):
+    """The same for `generate` of `transformers`: greedy decoding behind it takes what was drawn.
+
+    Args:
+        sampling: How to draw.
+        keys_B: A 64-bit key for each row, from `row_keys`.
+        prompt_length: Tokens of the (padded) prompts.
+    """
+
+    def __init__(self, sampling: Sampling, keys_B: torch.Tensor, prompt_length: int) -> None:
+        self.sampling = sampling
         self.keys_B = keys_B
         self.prompt_length = prompt_length
-        self.banned_ids = list(banned_ids)
-        self.eos_id = eos_id
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = input_ids.shape[1] - self.prompt_length
-        scores[:, self.banned_ids] = -math.inf
-        if step < self.scenario.min_new_tokens:
-            scores[:, self.eos_id] = -math.inf
-        if self.scenario.temperature == 0:
-            return scores
-        logits_BK, tokens_BK = candidates(
-            scores / self.scenario.temperature, self.scenario.top_k, self.scenario.top_p
-        )
-        drawn_B1 = (logits_BK + gumbel(self.keys_B, step, tokens_BK)).argmax(-1, keepdim=True)
-        return torch.full_like(scores, -math.inf).scatter_(1, tokens_BK.gather(1, drawn_B1), 0.0)
+        steps_B = torch.full_like(self.keys_B, input_ids.shape[1] - self.prompt_length)
+        drawn_B1 = self.sampling.draw(scores, self.keys_B, steps_B).unsqueeze(1)
+        return torch.full_like(scores, -math.inf).scatter_(1, drawn_B1, 0.0)
 
 
 def candidates(
@@ -99,13 +120,9 @@ def row_keys(seed: int, prompt_index: Sequence[int], sample_index: Sequence[int]
     return _mix(key_B ^ torch.tensor(sample_index, dtype=torch.int64))
 
 
-def gumbel(
-    keys_B: torch.Tensor,
-    step: int,
-    tokens_BK: torch.Tensor,
-) -> torch.Tensor:
+def gumbel(keys_B: torch.Tensor, steps_B: torch.Tensor | int, tokens_BK: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel noise, float64 [B, K], that depends on nothing but key, step and token."""
-    bits_BK = _mix(_mix(keys_B ^ step).unsqueeze(1) ^ tokens_BK)
+    bits_BK = _mix(_mix(keys_B ^ steps_B).unsqueeze(1) ^ tokens_BK)
     uniform_BK = (_shift_right(bits_BK, 12).double() + 0.5) * 2.0**-52  # never 0, never 1
     return -(-uniform_BK.log()).log()
 

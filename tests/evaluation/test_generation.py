@@ -16,7 +16,9 @@ from transformers import (
 from objectives.view import BAD_TAG, GOOD_TAG
 from phf.config import ScenarioConfig
 from phf.errors import ConfigError
+from phf.evaluation import generation
 from phf.evaluation.generation import ControlTokens, generate
+from phf.evaluation.generation import _decode as decode
 
 PROMPTS = ["def f(x):\n", "a", "", "import os\nimport sys\n", "a b c"]
 
@@ -57,7 +59,16 @@ def mistral():
     ).eval()  # fmt: skip
 
 
-def test_samples_do_not_depend_on_the_batch(model, tokenizer, control):
+def inputs(model):
+    """Collects all ids that the model is going to see."""
+    seen = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: seen.append(ids[0].tolist()))
+    return seen
+
+
+@pytest.mark.parametrize("build", [None, llama, gpt_neox, mistral])
+def test_samples_do_not_depend_on_the_batch(build, model, tokenizer, control):
+    model = build() if build else model
     one, three, all_ = (
         generate(model, tokenizer, PROMPTS, scenario(), control, batch_size=size) for size in (1, 3, 64)
     )
@@ -122,21 +133,15 @@ def test_the_tag_goes_before_the_prompt(control):
 
 @pytest.mark.parametrize(("emit", "written"), [("none", {65}), ("good", {65, 257}), ("all", {65, 257, 258})])
 def test_the_model_writes_only_the_tags_it_may_and_the_text_has_none(
-    emit, written, scripted, tokenizer, control, monkeypatch
+    emit, written, scripted, tokenizer, control
 ):
     logits = torch.full((259,), -50.0)
     logits[[65, 257, 258]] = 0.0
     asked = ScenarioConfig(samples=40, max_new_tokens=20, min_new_tokens=0, emit_tags=emit, top_p=1)
-    model, seen = scripted(logits), set()
-    original = model.generate
-    monkeypatch.setattr(model, "generate", lambda ids, **k: record(original(ids, **k), ids.shape[1]))
-
-    def record(output, length):
-        seen.update(output[:, length:].flatten().tolist())
-        return output
-
+    model = scripted(logits)
+    seen = inputs(model)
     samples = generate(model, tokenizer, [""], asked, control)
-    assert seen == written
+    assert {token for ids in seen[1:] for (token,) in ids} == written | {257}  # the good tag comes first
     letter = tokenizer.decode([65])
     for sample in samples:
         assert sample.text == letter * sample.num_tokens
@@ -159,11 +164,10 @@ def test_tags_that_are_text_may_be_written_and_are_taken_out(scripted, tokenizer
     logits = torch.full((259,), -50.0)
     logits[[a, b, x]] = 0.0
     asked = ScenarioConfig(samples=40, max_new_tokens=20, min_new_tokens=0, top_p=1)
-    model, written = scripted(logits), []
-    original = model.generate
-    monkeypatch.setattr(model, "generate", lambda ids, **k: written.append(original(ids, **k)) or written[0])
-    samples = generate(model, tokenizer, [""], asked, control)
-    texts = tokenizer.batch_decode(written[0][:, 3:])
+    written = []
+    monkeypatch.setattr(generation, "_decode", lambda *a: written.append(a[2]) or decode(*a))
+    samples = generate(scripted(logits), tokenizer, [""], asked, control)
+    texts = tokenizer.batch_decode(written)
     assert all(f"{letter}x" in "".join(texts) for letter in "abx")
     assert [sample.text for sample in samples] == [re.sub("[ab]x", "", text) for text in texts]
     assert all(sample.num_tokens == len(sample.text) for sample in samples)
@@ -180,22 +184,22 @@ def test_a_text_ends_where_the_model_ends_it(scripted, tokenizer, control):
     assert not all(s.finished for s in samples)
 
 
-def test_a_tag_spelled_out_in_a_prompt_is_text(model, tokenizer, control, monkeypatch):
-    asked, original = [], model.generate
-    monkeypatch.setattr(model, "generate", lambda ids, **k: asked.append(ids) or original(ids, **k))
+def test_a_tag_spelled_out_in_a_prompt_is_text(model, tokenizer, control):
+    asked = inputs(model)
     spelled = scenario(samples=1, max_new_tokens=2)
     generate(model, tokenizer, [f"a{BAD_TAG}b{GOOD_TAG}"], spelled, control)
-    assert [t for t in asked[0][0].tolist() if t >= 256] == [256, 257]
+    assert [t for t in asked[0][0] if t >= 256] == [256, 257]
 
 
-def test_segments_of_a_prompt_are_tokenized_on_their_own(tokenizer, model, control, monkeypatch):
+def test_segments_of_a_prompt_are_tokenized_on_their_own(tokenizer, model, control):
     merging = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "<e>": 3}, merges=[("a", "b")]))
     merging = PreTrainedTokenizerFast(tokenizer_object=merging, eos_token="<e>")
-    asked, original = [], model.generate
-    monkeypatch.setattr(model, "generate", lambda ids, **k: asked.append(ids.tolist()) or original(ids, **k))
+    asked = inputs(model)
     for segment in (None, list):
+        asked.clear()
         generate(model, merging, ["ab"], scenario(samples=1), ControlTokens(3), segment=segment)
-    assert asked == [[[3, 2]], [[3, 0, 1]]]
+        # All but the last token of the prompt together, then one at a time.
+        assert [*asked[0][0], *asked[1][0]] == ([3, 0, 1] if segment else [3, 2])
 
 
 def test_a_space_at_the_start_of_the_continuation_is_kept(scripted):
@@ -225,7 +229,7 @@ def test_model_and_random_state_are_left_as_they_were(model, tokenizer, control)
     assert model.training
     assert model.generation_config is own
     assert torch.equal(torch.get_rng_state(), state)
-    assert done == [4, 4, 4, 3]
+    assert done == [1] * 15
     model.eval()
     model.generation_config = type(own)()
     assert generate(model, tokenizer, PROMPTS, scenario(), control) == first

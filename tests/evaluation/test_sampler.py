@@ -9,7 +9,7 @@ from scipy import stats
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from phf.config import ScenarioConfig
-from phf.evaluation.sampler import FIRST_CANDIDATES, GumbelSampler, candidates, gumbel, row_keys
+from phf.evaluation.sampler import FIRST_CANDIDATES, GumbelSampler, Sampling, candidates, gumbel, row_keys
 
 MASK = 2**64 - 1
 
@@ -24,7 +24,7 @@ def splitmix64(state):
 
 def draws(logits, scenario, rows, seed=0, banned=(), eos=0, step=0):
     keys = row_keys(seed, [0] * rows, range(rows))
-    sampler = GumbelSampler(scenario, keys, 5, banned, eos)
+    sampler = GumbelSampler(Sampling(scenario, tuple(banned), eos), keys, 5)
     scores = torch.as_tensor(logits, dtype=torch.float32).repeat(rows, 1)
     return sampler(torch.zeros(rows, 5 + step, dtype=torch.int64), scores).argmax(-1).numpy()
 
