@@ -25,7 +25,7 @@ from phf.errors import ConfigError, PhfError, writing
 from phf.evaluation.generation import ControlTokens
 from phf.evaluation.likelihood import Reader
 from phf.evaluation.progress import progress
-from phf.evaluation.sampler import GumbelSampler, row_keys
+from phf.evaluation.sampler import GumbelSampler, Sampling, row_keys
 from phf.evaluation.subject import find_subject
 
 BATCH = 64
@@ -153,6 +153,7 @@ def _local(config: KLConfig, seed: int) -> Draw:
             f"{reader.limit} tokens; set it to {reader.limit - len(prefix)} or less"
         )
     plain = ScenarioConfig(temperature=1.0, top_p=1.0, min_new_tokens=0, max_new_tokens=config.max_tokens)
+    sampling = Sampling(plain, tuple(reader.control.banned(plain)), control.eos_id)
 
     def draw(numbers: range) -> list[ReferenceSample]:
         keys = row_keys(seed, [0] * len(numbers), list(numbers)).to(model.device)
@@ -167,9 +168,7 @@ def _local(config: KLConfig, seed: int) -> Draw:
                     eos_token_id=control.eos_id,
                     pad_token_id=control.eos_id,
                 ),
-                logits_processor=[
-                    GumbelSampler(plain, keys, len(prefix), reader.control.banned(plain), control.eos_id)
-                ],
+                logits_processor=[GumbelSampler(sampling, keys, len(prefix))],
             )
         rows = [_upto(row, control.eos_id) for row in output_BT[:, len(prefix) :].tolist()]
         logp = reader.log_probabilities([(prefix, row) for row in rows])
