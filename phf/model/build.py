@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.activations import NewGELUActivation
 
 from objectives.view import Tags
 from phf.config import ModelConfig
@@ -32,6 +34,7 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
     """
     torch.manual_seed(seed)
     model = _from_checkpoint(config.start_from) if config.start_from else _from_random(config, tokenizer)
+    _fuse_gelu(model)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     if vocabulary < len(tokenizer):
         raise PhfError(
@@ -51,6 +54,14 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
     if config.activation_checkpointing:
         checkpoint_activations(model)
     return model.train()  # loaded weights come in evaluation mode: without dropout
+
+
+def _fuse_gelu(model: PreTrainedModel) -> None:
+    """GPT-2's GELU as one operation instead of eight, each with a tensor of its own: the same function."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

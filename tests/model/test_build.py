@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from transformers import AutoTokenizer
+from transformers.activations import ACT2FN
 
 from objectives.view import BAD_TAG, GOOD_TAG
 from phf.config import ModelConfig
@@ -118,3 +119,12 @@ def test_a_model_that_cannot_be_built_is_one_line(tmp_path):
     long = ModelConfig(start_from=str(tmp_path / "small"), context_length=32)
     with pytest.raises(ConfigError, match="context_length is 32, and the model has 16 positions"):
         build_model(long, text, seed=0)
+
+
+def test_the_gelu_of_gpt2_is_one_operation_and_the_same_function():
+    model = build_model(config(), tokenizer(), seed=0)
+    fused = model.transformer.h[0].mlp.act
+    assert isinstance(fused, torch.nn.GELU)
+    x = torch.linspace(-6, 6, 1001)
+    torch.testing.assert_close(fused(x), ACT2FN[model.config.activation_function](x), rtol=1e-5, atol=1e-6)
+    assert model.config.activation_function == "gelu_new"  # as it is exported
