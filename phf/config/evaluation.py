@@ -53,6 +53,8 @@ class ScenarioConfig:
     """Weight of the contrast of good and bad tag; 0: the good tag alone."""
     best_of: int = 1
     """Draw so many samples for each one, and keep the one with the lowest score."""
+    best_by: ScorerConfig | None = None
+    """What scores them; null: the scorer that measures, whose score of those kept is too low then."""
     score: Literal["continuation", "full"] = "continuation"
     """Score what the model wrote, or the prompt with it (code: a signature alone does not parse)."""
     trim: bool = False

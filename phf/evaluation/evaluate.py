@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from phf.config import Config, ScenarioConfig
 from phf.data.segments import Segmenter, segmenter
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.cost import cost_inputs, measure_cost
-from phf.evaluation.generation import ControlTokens, Sample, generate
+from phf.evaluation.generation import ControlTokens, Sample, generate_all
 from phf.evaluation.instruments import (
     describe_model,
     describe_scorer,
@@ -32,7 +33,7 @@ from phf.evaluation.results import FORMAT, finished_results, result_identity, sa
 from phf.evaluation.scenarios import load_prompts
 from phf.evaluation.scoring import ScoredSample, measure, score_samples
 from phf.evaluation.subject import Subject, find_subject
-from scorers.base import ScorerError
+from scorers.base import Scorer, ScorerError
 
 log = logging.getLogger("phf")
 
@@ -59,6 +60,8 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
     identity = result_identity(
         subject, config.evaluation, scorer.fingerprint, segmenter_config(subject, config), prompts
     )
+    judges = _judges(config, prompts, scorer)
+    identity["judges"] = {name: judge.fingerprint for name, judge in judges.items()}
     identity["cost"] = cost_inputs(config.evaluation)
     output = subject.folder / "evaluation"
     if (results := finished_results(output, identity)) is not None:
@@ -70,13 +73,12 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
     evaluation = config.evaluation
     scenarios: dict[str, Any] = {}
     scored: dict[str, list[ScoredSample]] = {}
-    seconds = 0.0
+    started = time.monotonic()
+    samples = _generate(subject, model, tokenizer, control, config, prompts, segment, judges)
+    seconds = time.monotonic() - started
     for name, scenario in evaluation.scenarios.items():
-        started = time.monotonic()
-        samples = _generate(name, subject, model, tokenizer, control, config, prompts[name], segment)
-        seconds += time.monotonic() - started
         try:
-            scored[name] = score_samples(samples, scenario, scorer, segment)
+            scored[name] = score_samples(samples[name], scenario, scorer, segment)
         except ScorerError as error:
             raise PhfError(f"scenario {name}: {error}") from error
         scenarios[name] = measure(scored[name], scenario, _tag(scenario, control), evaluation)
@@ -123,8 +125,11 @@ def generate_samples(
         raise ConfigError(f"--scenario: no scenario {name!r}; there are {', '.join(scenarios)}")
     subject = find_subject(Path(folder))
     segment = segmenter(segmenter_config(subject, config))
-    prompts = load_prompts(scenarios[name])
-    samples = _generate(name, subject, *subject.load(), config, prompts, segment)
+    prompts = {name: load_prompts(scenarios[name])}
+    independent = scenarios[name].best_of == 1 or scenarios[name].best_by
+    scorer = None if independent else open_scorer(scorer_config(subject, config))
+    judges = _judges(config, prompts, scorer)
+    samples = _generate(subject, *subject.load(), config, prompts, segment, judges)[name]
     lines = "".join(json.dumps(sample_row(sample), ensure_ascii=False) + "\n" for sample in samples)
     if output is None:
         sys.stdout.write(lines)
@@ -139,34 +144,48 @@ def generate_samples(
     return len(samples)
 
 
+def _judges(config: Config, names: Iterable[str], scorer: Scorer | None) -> dict[str, Scorer]:
+    """What scores the samples that the best is kept of, for each scenario that keeps the best."""
+    judges = {}
+    for name in names:
+        scenario = config.evaluation.scenarios[name]
+        if scenario.best_of > 1 and (judge := open_scorer(scenario.best_by) if scenario.best_by else scorer):
+            judges[name] = judge
+    return judges
+
+
 def _generate(
-    name: str,
     subject: Subject,
     model: Any,
     tokenizer: Any,
     control: ControlTokens,
     config: Config,
-    prompts: list[str],
+    prompts: Mapping[str, list[str]],
     segment: Segmenter,
-) -> list[Sample]:
-    """The samples of one scenario."""
-    scenario = config.evaluation.scenarios[name]
-    with sampling_progress(name, len(prompts) * scenario.samples) as advance:
-        try:
-            return generate(
-                model,
-                tokenizer,
-                prompts,
-                scenario,
-                control,
-                segment=segment,
-                context_length=subject.facts.get("context_length"),
-                seed=config.evaluation.seed,
-                batch_size=config.evaluation.batch_size,
-                progress=advance,
-            )
-        except ConfigError as error:
-            raise ConfigError(f"evaluation.scenarios.{name}.{error}") from error
+    judges: Mapping[str, Scorer],
+) -> dict[str, list[Sample]]:
+    """The samples of some scenarios."""
+    scenarios = {name: (these, config.evaluation.scenarios[name]) for name, these in prompts.items()}
+    total = sum(len(these) * scenario.samples * scenario.best_of for these, scenario in scenarios.values())
+
+    def choose(name: str, samples: list[Sample]) -> list[float | None]:
+        scored = score_samples(samples, scenarios[name][1], judges[name], segment)
+        return [one.score for one in scored]
+
+    what = next(iter(scenarios)) if len(scenarios) == 1 else f"{len(scenarios)} scenarios"
+    with sampling_progress(what, total) as advance:
+        return generate_all(
+            model,
+            tokenizer,
+            scenarios,
+            control,
+            segment=segment,
+            context_length=subject.facts.get("context_length"),
+            seed=config.evaluation.seed,
+            batch_size=config.evaluation.batch_size,
+            choose=choose,
+            progress=advance,
+        )
 
 
 def _tag(scenario: ScenarioConfig, control: ControlTokens) -> str:

@@ -35,8 +35,8 @@ def write_batches(
         decoder = group[0].decoder
         if type(decoder) is not Sampler:
             raise ConfigError(
-                f"guidance, safe_beams: not for {type(model).__name__}, without a plain KV cache for texts of "
-                "this length; leave them out"
+                f"guidance, safe_beams: {type(model).__name__} has no plain KV cache for texts of this "
+                "length; leave them out"
             )
         for start in range(0, len(group), batch_size):
             batch = group[start : start + batch_size]

@@ -76,8 +76,8 @@ class Sample:
     prompt_cut: bool = False
 
 
-Choose = Callable[[ScenarioConfig, list[Sample]], Sequence[float | None]]
-"""Scores samples of a scenario, to keep the best of several."""
+Choose = Callable[[str, list[Sample]], Sequence[float | None]]
+"""Scores the samples of a scenario, given by its name, to keep the best of several."""
 
 
 def generate(
@@ -153,7 +153,7 @@ def generate_all(
         if scenario.best_of > 1:
             if choose is None:
                 raise ConfigError("best_of: nothing says here which sample is best; set it to 1")
-            drawn[name] = keep_best(samples, choose(scenario, samples), scenario.best_of)
+            drawn[name] = keep_best(samples, choose(name, samples), scenario.best_of)
     return drawn
 
 

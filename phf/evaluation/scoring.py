@@ -159,7 +159,7 @@ def sample_and_score(
         model,
         tokenizer,
         prompts,
-        replace(scenario, samples=max(1, num_samples // len(prompts))),
+        replace(scenario, samples=max(1, num_samples // len(prompts)), best_of=1),
         control,
         segment=segment,
         context_length=context_length,
