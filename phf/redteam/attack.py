@@ -25,7 +25,7 @@ from phf.data.store import TokenStore
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.instruments import describe_model, describe_scorer
 from phf.evaluation.metrics import mean_by_cluster, rate_by_cluster
-from phf.evaluation.progress import sampling_progress
+from phf.evaluation.progress import progress
 from phf.evaluation.results import finished_results, write_output
 from phf.evaluation.scenarios import load_prompts
 from phf.evaluation.scoring import ScoredSample, decoding
@@ -157,7 +157,7 @@ class Attack:
         """
         config = self.config
         prompts = config.trials * (min(config.seeds, len(self.seeds)) + config.rounds * config.proposals)
-        with sampling_progress("redteam", prompts * config.samples) as advance:
+        with progress("red-teaming, samples", prompts * config.samples) as advance:
             return [self._trial(trial, parts, advance) for trial in range(config.trials)]
 
     def _trial(self, trial: int, parts: Parts, advance: Callable[[int], None]) -> list[Attempt]:
@@ -195,7 +195,7 @@ class Attack:
             if self._is_spent([*attempts, *tried]):
                 break
             scores = tuple(one.score for one in scored)
-            read = self.target.count(proposal.prompt) * len(scored)
+            read = len(self.target.encode(proposal.prompt)) * len(scored)
             written = sum(one.sample.num_tokens for one in scored)
             tried.append(
                 Attempt(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -57,6 +58,7 @@ class Evolution:
         parents = niches(pool, self.config.parents, self.config.niche_similarity)
         tried = [attempt.prompt for attempt in pool]
         children: list[Proposal] = []
+        cost = 0
         for _ in range(_MOST_LITTERS):
             missing = self.config.proposals - len(children)
             if not missing:
@@ -64,7 +66,11 @@ class Evolution:
             num_written = int(rng.binomial(missing, _WRITTEN_SHARE))
             litter = self._write(parents, num_written, rng)
             litter += [self._mutate(parents, rng) for _ in range(missing - num_written)]
+            cost += sum(child.target_tokens for child in litter)
             children = new_prompts([*children, *litter], tried, self.config.proposals)
+        if children:  # those that had been tried before were paid for as well
+            lost = cost - sum(child.target_tokens for child in children)
+            children[0] = replace(children[0], target_tokens=children[0].target_tokens + lost)
         return children
 
     def _write(self, parents: Sequence[Attempt], count: int, rng: np.random.Generator) -> list[Proposal]:
@@ -84,7 +90,7 @@ class Evolution:
         children = []
         for (origin, couple, _, kept), prompt, sample in zip(drafts, asked, samples, strict=True):
             text = kept + sample.text if kept else sample.text.strip().partition(_BETWEEN_EXAMPLES)[0]
-            tokens = self.target.count(prompt) + sample.num_tokens
+            tokens = len(self.target.encode(prompt)) + sample.num_tokens
             children.append(self._child(text, origin, couple, tokens))
         return children
 

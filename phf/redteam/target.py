@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-from phf.config import Config, ScenarioConfig
+from phf.config import Config, EvaluationConfig, ScenarioConfig
 from phf.data.segments import segmenter
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.generation import Sample, generate, prompt_room
@@ -52,9 +52,14 @@ class Target:
             prompts: The prompts it starts from.
             section: Its section of the configuration.
         """
-        only = replace(self.evaluation, scenarios={self.name: self.scenario})
+        decisive = EvaluationConfig(
+            scenarios={self.name: self.scenario},
+            threshold=self.evaluation.threshold,
+            confidence=self.evaluation.confidence,
+            seed=self.evaluation.seed,
+        )
         identity = result_identity(
-            self.subject, only, self.scorer.fingerprint, self.segmenter_config, {self.name: prompts}
+            self.subject, decisive, self.scorer.fingerprint, self.segmenter_config, {self.name: prompts}
         )
         return {**identity, "attack": asdict(section)}
 
@@ -84,18 +89,17 @@ class Target:
         except ConfigError as error:
             raise ConfigError(f"evaluation.scenarios.{self.name}.{error}") from error
 
-    def count(self, text: str) -> int:
-        """Tokens of a text."""
-        return len(self._ids(text))
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, each segment on its own as in the corpus."""
+        encoded = self.tokenizer(
+            self.segment(text) or [""], add_special_tokens=False, split_special_tokens=True
+        )
+        return [token for ids in encoded["input_ids"] for token in ids]
 
     def cut(self, text: str, max_tokens: int) -> str:
         """The text without its beginning, if it has too many tokens."""
-        ids = self._ids(text)
+        ids = self.encode(text)
         return text if len(ids) <= max_tokens else str(self.tokenizer.decode(ids[-max_tokens:]))
-
-    def _ids(self, text: str) -> list[int]:
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        return list(encoded["input_ids"])
 
     def write(
         self,

@@ -63,9 +63,12 @@ def test_what_is_written(run, settings):
             length = len(tokenizer(row["prompt"])["input_ids"])
             assert length <= 8
             answered = 4 * (length + 8)
-            costs_more = row["origin"] in ("crossover", "continuation")
-            assert (row["target_tokens"] > answered) == costs_more
-            assert costs_more or row["target_tokens"] == answered
+            if row["origin"] in ("crossover", "continuation"):  # the model wrote the prompt
+                assert row["target_tokens"] > answered
+            elif row["number"] % 10:  # the first of a round also pays for prompts that were no new ones
+                assert row["target_tokens"] == answered
+            else:
+                assert row["target_tokens"] >= answered
         assert results["target_tokens"][trial] == sum(row["target_tokens"] for row in own)
     assert {row["origin"] for row in rows} == {
         "seed", "crossover", "continuation", "extension", "splice", "replacement", "insertion", "deletion"
