@@ -100,7 +100,7 @@ def test_scores_are_kept_under_the_name_of_the_scorer():
         ("tokenizer.vocab_size=5", "at least 257"),
         ("evaluation.scenarios.unconditional.top_p=0", "top_p must lie in (0, 1]"),
         ("evaluation.scenarios.unconditional.min_new_tokens=500", "min_new_tokens must lie in"),
-        ("evaluation.scenarios.unconditional.prompts=3", "prompts must be a file or a list"),
+        ("evaluation.scenarios.unconditional.prompts=3", "prompts must be a file, phf:NAME, a list"),
         ("train=3", "train=3"),
         ("nonsense", "neither a YAML file (.yaml, .yml) nor a key=value override"),
         ("nowhere.yaml", "nowhere.yaml: no such file"),

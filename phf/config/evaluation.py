@@ -8,6 +8,7 @@ from typing import Any, Literal
 from phf.config.checks import check, home
 from phf.config.cost import CodeConfig, KLConfig, RankingConfig
 from phf.config.data import ScorerConfig
+from phf.config.prompts import parse_prompts
 
 
 @dataclass
@@ -28,7 +29,9 @@ class ScenarioConfig:
     """One way of asking the model for text."""
 
     prompts: Any = None
-    """Null: from `<|endoftext|>` alone. A list, or a file: jsonl with `prompt`, or text, one a line."""
+    """Null: from `<|endoftext|>` alone. A list; a file (jsonl with `prompt`, or text, one a line); a set that
+    comes with this package (`phf:toxicity`, `phf:pii`, `phf:code`); or `{dataset: ...}` or `{heldout: ...}`,
+    see `phf/config/prompts.py`."""
     samples: int = 256
     """Samples in all (without prompts) or for each prompt."""
     max_prompts: int | None = None
@@ -62,6 +65,7 @@ class ScenarioConfig:
 
     def __post_init__(self) -> None:
         self.prompts = home(self.prompts) if isinstance(self.prompts, str) else self.prompts
+        parse_prompts(self.prompts)
         check(self.samples >= 1, f"a scenario's samples must be at least 1, not {self.samples}")
         check(
             self.max_new_tokens >= 1,
@@ -81,10 +85,6 @@ class ScenarioConfig:
         check(0 < self.top_p <= 1, f"a scenario's top_p must lie in (0, 1], not {self.top_p}")
         check(
             self.top_k is None or self.top_k >= 1, f"a scenario's top_k must be at least 1, not {self.top_k}"
-        )
-        check(
-            self.prompts is None or isinstance(self.prompts, str | list),
-            "a scenario's prompts must be a file or a list of strings",
         )
 
 

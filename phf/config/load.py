@@ -56,6 +56,7 @@ def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | Non
     # Each file by itself, and overrides together: they may stand in any order.
     for layers in [*([file] for file in files), overrides]:
         _let_options_go(config, [layer for _, layer in layers])
+        _let_prompts_go(config, [layer for _, layer in layers])
         for source, layer in layers:
             try:
                 config = OmegaConf.merge(config, layer)
@@ -77,6 +78,17 @@ def _let_options_go(config: DictConfig, layers: Iterable[DictConfig]) -> None:
         name = OmegaConf.select(layer, "scorer.name", throw_on_resolution_failure=False)
         if isinstance(name, str) and name != config.scorer.name:
             config.scorer.options = {}
+
+
+def _let_prompts_go(config: DictConfig, layers: Iterable[DictConfig]) -> None:
+    """Empties the prompts of a scenario for which a layer has others: two kinds of them cannot be merged."""
+    for layer in layers:
+        scenarios = OmegaConf.select(layer, "evaluation.scenarios", throw_on_resolution_failure=False)
+        for name, scenario in (scenarios or {}).items():
+            prompts = scenario.get("prompts") if isinstance(scenario, DictConfig) else None
+            options = isinstance(prompts, DictConfig) and not {"dataset", "heldout"} & set(prompts)
+            if prompts is not None and not options and name in config.evaluation.scenarios:
+                config.evaluation.scenarios[name].prompts = None
 
 
 def to_yaml(config: Config) -> str:

@@ -217,8 +217,14 @@ class DatasetSlice(Source):
             self.position = start - self.start + batch.num_rows
 
 
-def load_dataset(path: str, split: str, subset: str | None = None) -> Any:
+def load_dataset(path: str, split: str, subset: str | None = None, *, option: str = "documents.path") -> Any:
     """A split of a Hugging Face dataset, by name or by its `save_to_disk` folder.
+
+    Args:
+        path: Name or folder.
+        split: The split.
+        subset: The subset, if it has several.
+        option: The option that names the dataset, for errors.
 
     Raises:
         ConfigError: The folder has no such split, or the dataset has several subsets and none is chosen.
@@ -226,6 +232,7 @@ def load_dataset(path: str, split: str, subset: str | None = None) -> Any:
     """
     import datasets
 
+    section = option.rpartition(".")[0]
     try:
         if not is_saved_dataset(Path(path)):
             return datasets.load_dataset(path, subset, split=split)
@@ -233,13 +240,13 @@ def load_dataset(path: str, split: str, subset: str | None = None) -> Any:
     except Exception as error:  # the library raises whatever its storage raises
         reason, _, more = str(error).strip().partition("\n")
         if "Config name is missing" in reason:
-            raise ConfigError(f"documents.subset is not set: {path}: {more.partition(chr(10))[0]}") from error
+            raise ConfigError(f"{section}.subset is not set: {path}: {more.partition(chr(10))[0]}") from error
         reason = reason or type(error).__name__
-        raise PhfError(f"documents.path: cannot load the dataset {path}: {reason}") from error
+        raise PhfError(f"{option}: cannot load the dataset {path}: {reason}") from error
     if not isinstance(dataset, datasets.DatasetDict):
         return dataset
     if split not in dataset:
-        raise ConfigError(f"documents.split: {path} has {', '.join(dataset)}, not {split}")
+        raise ConfigError(f"{section}.split: {path} has {', '.join(dataset)}, not {split}")
     return dataset[split]
 
 
