@@ -219,7 +219,10 @@ def test_what_alignment_cost_is_measured_where_it_is_asked_for(run, tmp_path, mo
     plain_tokenizer.save_pretrained(reference)
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('{"prompt": "x = ", "good": "1\\n", "bad": "(1)\\n"}\n' * 3)
+    configs = Path(__file__).parents[2] / "configs" / "evaluation"
     asked = settings(
+        str(configs / "cost.yaml"),
+        str(configs / "code.yaml"),
         f"evaluation.kl={{reference: {reference}, samples: 30, max_tokens: 8, cache: {tmp_path / 'cache'}}}",
         f"evaluation.ranking.pairs={pairs}",
         "evaluation.code={samples: 1, k: [1], max_new_tokens: 16}",
