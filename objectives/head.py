@@ -82,9 +82,10 @@ def chunk_size(vocabulary: int, device: torch.device) -> int:
     """Tokens of a chunk, so that its float32 logits have the memory that they may take.
 
     Every chunk reads and writes the whole gradient of the weight, whatever its size: a few tokens make
-    that, and not the matrix products, the work. On a CPU some hundred are enough, and 64 MiB is little
-    beside a model. A GPU computes a hundred times as fast for each byte that it moves, so that it
-    takes thousands: a sixty-fourth of its memory (1.2 GiB of 80 GiB: 6600 tokens of GPT-2's vocabulary).
+    that, and not the matrix products, the work. On a CPU some hundred are enough (128 and 512 of
+    GPT-2's vocabulary take the same time, to 2 %), and 64 MiB is little beside a model. A GPU computes many
+    times more for each byte that it moves, so that it takes thousands: a sixty-fourth of its memory, as
+    an estimate (1.25 GiB of 80 GiB: 6700 tokens of GPT-2's vocabulary).
     """
     memory: float = CPU_CHUNK_BYTES
     if device.type == "cuda":

@@ -71,6 +71,16 @@ def test_objectives_are_measured_beside_mle(tmp_path):
     assert found["conditional"]["x MLE"] > 0
 
 
+def test_options_are_measured_beside_a_run_without(tmp_path):
+    run(
+        f"python benchmarks/options.py {TINY} --batch 2 --steps 1 --turns 1 "
+        f"--options document_mask activation_checkpointing --output {tmp_path}"
+    )
+    found = json.loads((tmp_path / "options.json").read_text())
+    assert list(found) == ["none", "document_mask", "activation_checkpointing"]
+    assert min(figure for row in found.values() for figure in row.values()) > 0
+
+
 def test_the_script_for_a_gpu_runs_from_end_to_end_on_a_cpu(tmp_path):
     arguments = f"{TINY} --batches 2 --objectives awr --steps 6 --turns 1 --output {tmp_path}"
     output = run(f"bash benchmarks/gpu.sh {arguments}")
