@@ -94,6 +94,14 @@ def default_scenarios() -> dict[str, ScenarioConfig]:
 
 
 @dataclass
+class IndependentScorerConfig(ScorerConfig):
+    """A scorer that a model is measured with besides its own."""
+
+    threshold: float = 0.0
+    """A sample that it scores above this counts as misaligned in its rate."""
+
+
+@dataclass
 class EvaluationConfig:
     """How misalignment is measured."""
 
@@ -101,6 +109,8 @@ class EvaluationConfig:
     """By name; every one is sampled and scored. If none is given: `unconditional`, with its defaults."""
     scorer: ScorerConfig | None = None
     """Null: the scorer that the run was trained on."""
+    scorers: list[IndependentScorerConfig] = field(default_factory=list)
+    """More scorers, each like `scorer` with a threshold of its own: all score every sample."""
     threshold: float = 0.0
     """A sample whose score is above it counts as misaligned in the rate."""
     expected_max_of: int = 25

@@ -168,7 +168,12 @@ def _scorer(results: dict[str, Any]) -> str:
 
 
 def _scenario_warnings(runs: Sequence[EvaluatedRun], name: str) -> list[str | None]:
-    missing = [run.label for run in runs if name not in run.scenarios]
+    # One that makes no sense for a model, such as a bad tag for one without tags, is left out on purpose.
+    missing = [
+        run.label
+        for run in runs
+        if name not in run.scenarios and lookup(run.results, "skipped", name) is None
+    ]
     having = [run for run in runs if name in run.scenarios]
     decoding = [lookup(run.scenarios[name], "decoding") or {} for run in having]
     # The tag is what conditional training is about: it differs on purpose.

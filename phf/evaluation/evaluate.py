@@ -14,15 +14,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from phf.config import Config, ScenarioConfig
+from phf.config import Config, EvaluationConfig, ScenarioConfig
 from phf.data.segments import Segmenter, segmenter
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.cost import cost_inputs, measure_cost
 from phf.evaluation.generation import ControlTokens, Sample, generate_all
+from phf.evaluation.injection import inapplicable
 from phf.evaluation.instruments import (
     describe_model,
     describe_scorer,
+    load_all_prompts,
     open_scorer,
+    open_scorers,
     scorer_config,
     scorer_differs,
     segmenter_config,
@@ -30,8 +33,7 @@ from phf.evaluation.instruments import (
 from phf.evaluation.likelihood import Reader
 from phf.evaluation.progress import sampling_progress
 from phf.evaluation.results import FORMAT, finished_results, result_identity, sample_row, write_results
-from phf.evaluation.scenarios import load_prompts
-from phf.evaluation.scoring import ScoredSample, measure, score_samples
+from phf.evaluation.scoring import ScoredSample, measure, measure_scores, score_samples
 from phf.evaluation.subject import Subject, find_subject
 from scorers.base import Scorer, ScorerError
 
@@ -56,11 +58,13 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
     subject = find_subject(Path(folder))
     wanted = scorer_config(subject, config)
     scorer, segment = open_scorer(wanted), segmenter(segmenter_config(subject, config))
-    prompts = {name: load_prompts(scenario) for name, scenario in config.evaluation.scenarios.items()}
+    others = open_scorers(config, wanted)
+    prompts = load_all_prompts(subject, config, config.evaluation.scenarios)
     identity = result_identity(
         subject, config.evaluation, scorer.fingerprint, segmenter_config(subject, config), prompts
     )
     judges = _judges(config, prompts, scorer)
+    identity["scorers"] = {name: other.fingerprint for name, other in others.items()}
     identity["judges"] = {name: judge.fingerprint for name, judge in judges.items()}
     identity["cost"] = cost_inputs(config.evaluation)
     output = subject.folder / "evaluation"
@@ -71,17 +75,27 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
 
     model, tokenizer, control = subject.load()
     evaluation = config.evaluation
+    skipped = _skipped(prompts, evaluation, control)
+    prompts = {name: these for name, these in prompts.items() if name not in skipped}
     scenarios: dict[str, Any] = {}
     scored: dict[str, list[ScoredSample]] = {}
+    scored_by: dict[str, dict[str, list[ScoredSample]]] = {key: {} for key in others}
     started = time.monotonic()
     samples = _generate(subject, model, tokenizer, control, config, prompts, segment, judges)
     seconds = time.monotonic() - started
-    for name, scenario in evaluation.scenarios.items():
+    for name in prompts:
+        scenario = evaluation.scenarios[name]
         try:
             scored[name] = score_samples(samples[name], scenario, scorer, segment)
+            for key, other in others.items():
+                scored_by[key][name] = score_samples(samples[name], scenario, other, segment)
         except ScorerError as error:
             raise PhfError(f"scenario {name}: {error}") from error
         scenarios[name] = measure(scored[name], scenario, _tag(scenario, control), evaluation)
+        scenarios[name]["scorers"] = {
+            of.key: measure_scores(scored_by[of.key][name], scenario, of.threshold, evaluation)
+            for of in evaluation.scorers
+        }
         _log_scenario(name, scenarios[name])
     reader = Reader(model, tokenizer, control, segment, subject.facts.get("context_length"))
     results = {
@@ -89,14 +103,19 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
         "run": describe_model(subject, model),
         "scorer": describe_scorer(wanted, scorer),
         "scorer_differs": differs,
+        "scorers": {
+            of.key: {**describe_scorer(of, others[of.key]), "threshold": of.threshold}
+            for of in evaluation.scorers
+        },
         "threshold": evaluation.threshold,
         "confidence": evaluation.confidence,
         "seed": evaluation.seed,
         **measure_cost(subject, reader, evaluation, scored, output),
         "scenarios": scenarios,
+        "skipped": skipped,
         "samples_per_second": sum(map(len, scored.values())) / seconds,
     }
-    write_results(output, identity, results, scored)
+    write_results(output, identity, results, scored, scored_by)
     log.info("%s: %.1f samples/s; results in %s", folder, results["samples_per_second"], output)
     return results
 
@@ -125,11 +144,13 @@ def generate_samples(
         raise ConfigError(f"--scenario: no scenario {name!r}; there are {', '.join(scenarios)}")
     subject = find_subject(Path(folder))
     segment = segmenter(segmenter_config(subject, config))
-    prompts = {name: load_prompts(scenarios[name])}
+    prompts = load_all_prompts(subject, config, {name: scenarios[name]})
     independent = scenarios[name].best_of == 1 or scenarios[name].best_by
     scorer = None if independent else open_scorer(scorer_config(subject, config))
     judges = _judges(config, prompts, scorer)
-    samples = _generate(subject, *subject.load(), config, prompts, segment, judges)[name]
+    model, tokenizer, control = subject.load()
+    _skipped(prompts, config.evaluation, control)
+    samples = _generate(subject, model, tokenizer, control, config, prompts, segment, judges)[name]
     lines = "".join(json.dumps(sample_row(sample), ensure_ascii=False) + "\n" for sample in samples)
     if output is None:
         sys.stdout.write(lines)
@@ -186,6 +207,21 @@ def _generate(
             choose=choose,
             progress=advance,
         )
+
+
+def _skipped(names: Iterable[str], evaluation: EvaluationConfig, control: ControlTokens) -> dict[str, str]:
+    """The scenarios that make no sense for the model, and why.
+
+    Raises:
+        ConfigError: None of them does.
+    """
+    reasons = {name: inapplicable(evaluation.scenarios[name], control) for name in names}
+    skipped = {name: reason for name, reason in reasons.items() if reason}
+    if len(skipped) == len(reasons):
+        raise ConfigError("; ".join(f"evaluation.scenarios.{name}: {why}" for name, why in skipped.items()))
+    for name, reason in skipped.items():
+        log.warning("%s: skipped: %s", name, reason)
+    return skipped
 
 
 def _tag(scenario: ScenarioConfig, control: ControlTokens) -> str:

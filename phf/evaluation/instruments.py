@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from phf.config import Config, ScorerConfig, SegmenterConfig
+from phf.config import Config, ScenarioConfig, ScorerConfig, SegmenterConfig
 from phf.errors import ConfigError
+from phf.evaluation.scenarios import Heldout, load_prompts
 from phf.evaluation.subject import Subject
 from scorers import load_scorer
 from scorers.base import Scorer, ScorerError
@@ -47,6 +50,49 @@ def segmenter_config(subject: Subject, config: Config) -> SegmenterConfig:
     """How the corpus of the model was segmented; as configured, if the model does not say."""
     known = subject.facts.get("segmenter")
     return SegmenterConfig(**known) if known else config.segmenter
+
+
+def heldout_documents(subject: Subject, config: Config) -> Heldout:
+    """The held-out documents of the model; those of the configured store, if the model does not say."""
+    scorer = subject.facts.get("scorer") or {}
+    return Heldout(
+        Path(subject.facts.get("store") or config.store.path),
+        scorer.get("column") or scorer.get("name") or config.scorer.key,
+        config.evaluation.threshold,
+    )
+
+
+def load_all_prompts(
+    subject: Subject, config: Config, scenarios: Mapping[str, ScenarioConfig]
+) -> dict[str, list[str]]:
+    """The prompts of scenarios.
+
+    Raises:
+        ConfigError: There are none where a scenario says.
+        PhfError: They cannot be read.
+    """
+    prompts = {}
+    for name, scenario in scenarios.items():
+        try:
+            prompts[name] = load_prompts(scenario, heldout_documents(subject, config))
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.scenarios.{name}: {error}") from error
+    return prompts
+
+
+def open_scorers(config: Config, main: ScorerConfig) -> dict[str, Scorer]:
+    """The scorers besides the main one, by the names of their scores.
+
+    Raises:
+        ConfigError: There is none of a name, or two have the same one.
+    """
+    names = [main.key, *(wanted.key for wanted in config.evaluation.scorers)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"evaluation.scorers: two keep their scores as {name}: give one of them a column"
+            )
+    return {wanted.key: open_scorer(wanted) for wanted in config.evaluation.scorers}
 
 
 def scorer_differs(subject: Subject, scorer: Scorer) -> bool | None:

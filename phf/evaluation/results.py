@@ -85,7 +85,12 @@ def finished_results(
     return results if same else None
 
 
-def _table(scored: Mapping[str, Sequence[ScoredSample]], seed: int) -> pa.Table:
+def _table(
+    scored: Mapping[str, Sequence[ScoredSample]],
+    others: Mapping[str, Mapping[str, Sequence[ScoredSample]]],
+    seed: int,
+) -> pa.Table:
+    schema = _SAMPLES
     rows = [
         sample_row(one.sample)
         | {
@@ -98,7 +103,13 @@ def _table(scored: Mapping[str, Sequence[ScoredSample]], seed: int) -> pa.Table:
         for name, samples in scored.items()
         for one in samples
     ]
-    return pa.Table.from_pylist(rows, schema=_SAMPLES)
+    for key, by_scenario in others.items():
+        schema = schema.append(pa.field(f"score_{key}", pa.float64()))
+        schema = schema.append(pa.field(f"segment_scores_{key}", pa.list_(pa.float64())))
+        of_key = [one for name in scored for one in by_scenario[name]]
+        for row, one in zip(rows, of_key, strict=True):
+            row |= {f"score_{key}": one.score, f"segment_scores_{key}": list(one.segment_scores)}
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def write_results(
@@ -106,6 +117,7 @@ def write_results(
     identity: Mapping[str, Any],
     results: Mapping[str, Any],
     scored: Mapping[str, Sequence[ScoredSample]],
+    others: Mapping[str, Mapping[str, Sequence[ScoredSample]]],
 ) -> None:
     """Writes `results.json`, `samples.parquet` and the manifest into the folder `output`.
 
@@ -114,11 +126,13 @@ def write_results(
         identity: From `result_identity`.
         results: Contents of `results.json`; no NaN.
         scored: The samples of each scenario.
+        others: The same with the scores of each other scorer, by its name and then by scenario; they have
+            columns of their own, `score_NAME` and `segment_scores_NAME`.
 
     Raises:
         PhfError: They cannot be written there.
     """
-    write_output(output, identity, results, "samples.parquet", _table(scored, results["seed"]))
+    write_output(output, identity, results, "samples.parquet", _table(scored, others, results["seed"]))
 
 
 def write_output(

@@ -11,7 +11,6 @@ from phf.config import EvaluationConfig, ScenarioConfig
 from phf.data.segments import Segmenter
 from phf.evaluation.generation import ControlTokens, Sample, generate
 from phf.evaluation.metrics import diversity, expected_max, mean_by_cluster, rate_by_cluster
-from phf.evaluation.scenarios import load_prompts
 from scorers.base import Score, Scorer
 
 SCORING_BATCH = 256
@@ -88,29 +87,49 @@ def measure(
     samples = [one.sample for one in scored]
     prompts = [sample.prompt_index for sample in samples]
     clusters = prompts if prompted else None
+    sure, seed = evaluation.confidence, evaluation.seed
+    return {
+        "tag": tag,
+        "n": len(scored),
+        "num_prompts": len(set(prompts)) if prompted else 0,
+        **measure_scores(scored, scenario, evaluation.threshold, evaluation),
+        "length": mean_by_cluster([sample.num_tokens for sample in samples], clusters, sure, seed),
+        **diversity([sample.text for sample in samples]),
+        "finished": sum(sample.finished for sample in samples) / max(1, len(samples)),
+        "cut_prompts": len({sample.prompt_index for sample in samples if sample.prompt_cut}),
+        "decoding": decoding(scenario),
+    }
+
+
+def measure_scores(
+    scored: Sequence[ScoredSample], scenario: ScenarioConfig, threshold: float, evaluation: EvaluationConfig
+) -> dict[str, Any]:
+    """Those of the measurements that come from scores.
+
+    Args:
+        scored: The samples of a scenario with the scores of one scorer.
+        scenario: How they were drawn.
+        threshold: A score above it is misaligned.
+        evaluation: Confidence and seed.
+    """
+    prompted = scenario.prompts is not None
+    prompts = [one.sample.prompt_index for one in scored]
+    clusters = prompts if prompted else None
     scores = [one.score for one in scored]
     # The segments of one text stand or fall together, with or without prompts.
     segments = [
         (value, prompts[i] if prompted else i) for i, one in enumerate(scored) for value in one.segment_scores
     ]
-    sure, seed, threshold = evaluation.confidence, evaluation.seed, evaluation.threshold
+    sure, seed = evaluation.confidence, evaluation.seed
     return {
-        "tag": tag,
-        "n": len(scored),
-        "num_prompts": len(set(prompts)) if prompted else 0,
         "mean_score": mean_by_cluster(scores, clusters, sure, seed),
         "rate": rate_by_cluster(scores, threshold, clusters, sure, seed),
         "expected_max": expected_max(scores, clusters, evaluation.expected_max_of, sure, seed),
         "segment_rate": rate_by_cluster(
             [value for value, _ in segments], threshold, [cluster for _, cluster in segments], sure, seed
         ),
-        "length": mean_by_cluster([sample.num_tokens for sample in samples], clusters, sure, seed),
-        **diversity([sample.text for sample in samples]),
         "unscored": sum(score is None for score in scores),
         "unscored_segments": sum(value is None for value, _ in segments),
-        "finished": sum(sample.finished for sample in samples) / max(1, len(samples)),
-        "cut_prompts": len({sample.prompt_index for sample in samples if sample.prompt_cut}),
-        "decoding": decoding(scenario),
     }
 
 
@@ -125,6 +144,7 @@ def decoding(scenario: ScenarioConfig) -> dict[str, Any]:
 def sample_and_score(
     model: Any,
     tokenizer: Any,
+    prompts: Sequence[str],
     scenario: ScenarioConfig,
     control: ControlTokens,
     scorer: Scorer,
@@ -141,7 +161,8 @@ def sample_and_score(
     Args:
         model: A causal LM of `transformers`, in whatever mode.
         tokenizer: Its tokenizer.
-        scenario: How to ask; its prompts are used as far as `num_samples` goes.
+        prompts: Those of the scenario; used as far as `num_samples` goes.
+        scenario: How to ask.
         control: The tokens of the model that are no text.
         scorer: Scores the samples.
         segment: The run's segmenter.
@@ -154,7 +175,7 @@ def sample_and_score(
     Returns:
         `mean_score` and `rate`; nothing if the scorer cannot say anything of any sample.
     """
-    prompts = load_prompts(scenario)[:num_samples]
+    prompts = prompts[:num_samples]
     samples = generate(
         model,
         tokenizer,

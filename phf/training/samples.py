@@ -12,7 +12,7 @@ from phf.data.segments import segmenter
 from phf.data.store import TokenStore
 from phf.errors import ConfigError
 from phf.evaluation.generation import ControlTokens, prompt_room
-from phf.evaluation.scenarios import load_prompts
+from phf.evaluation.scenarios import Heldout, load_prompts
 from phf.evaluation.scoring import sample_and_score
 from phf.model.build import tag_ids
 from phf.training.logs import due, log_metrics
@@ -37,7 +37,8 @@ class Samples(L.Callback):
         self.scorer = load_scorer(scorer.name, **scorer.options)
         # What cannot be asked is told now, and not after the first thousand steps.
         name, self.scenario = next(iter(config.evaluation.scenarios.items()))
-        load_prompts(self.scenario)
+        heldout = Heldout(store.path, config.scorer.key, config.evaluation.threshold)
+        self.prompts = load_prompts(self.scenario, heldout)
         try:
             texts = config.objective.tag_texts
             length = len(tokenizer(texts[0], add_special_tokens=False)["input_ids"]) if texts else 1
@@ -64,6 +65,7 @@ class Samples(L.Callback):
             measured = sample_and_score(
                 pl_module.model,
                 self.tokenizer,
+                self.prompts,
                 self.scenario,
                 control,
                 self.scorer,

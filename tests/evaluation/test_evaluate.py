@@ -132,6 +132,79 @@ def test_a_scorer_that_the_model_was_not_trained_on_is_told(run, tmp_path, model
     assert "scored by pep8 as in training, not by scorer.name" in caplog.text
 
 
+JUDGES = [
+    "evaluation.scorers=[{name: words, options: {patterns: ['[aeiou]']}, threshold: 0.02}, "
+    "{name: pep8, options: {max_line_length: 10}, column: narrow}]"
+]
+
+
+def test_several_scorers_score_every_sample(run):
+    results = evaluate(run, settings(*JUDGES))
+    samples = rows(run)
+    assert results["scorer"]["name"] == "pep8"
+    assert results["scorers"].keys() == {"words", "narrow"}
+    assert results["scorers"]["words"]["threshold"] == 0.02
+    words = load_scorer("words", patterns=["[aeiou]"])
+    for name, measured in results["scenarios"].items():
+        own = [s for s in samples if s["scenario"] == name]
+        scores = [s["score_words"] for s in own]
+        assert scores == [words.score([[s["scored_text"]]])[0][0].value for s in own]
+        by_words = measured["scorers"]["words"]
+        assert by_words["rate"]["value"] == pytest.approx(sum(score > 0.02 for score in scores) / len(scores))
+        assert by_words.keys() == {
+            "mean_score", "rate", "expected_max", "segment_rate", "unscored", "unscored_segments"
+        }  # fmt: skip
+        assert measured["scorers"]["narrow"]["mean_score"] != measured["mean_score"]
+    assert all(len(s["segment_scores_narrow"]) == len(s["segment_scores"]) for s in samples)
+    # The main scorer's measurements are those without the others, and the others decide whether all is done.
+    alone = evaluate(run, settings())
+    assert alone["scenarios"]["functions"]["rate"] == results["scenarios"]["functions"]["rate"]
+    assert alone["scorers"] == {}
+
+
+def test_scorers_that_cannot_be_told_apart(run):
+    with pytest.raises(ConfigError, match=r"evaluation\.scorers: two keep their scores as pep8: .* column"):
+        evaluate(run, settings("evaluation.scorers=[{name: pep8}]"))
+
+
+def test_scenarios_that_make_no_sense_for_a_model_are_said_and_left_out(
+    run, tmp_path, model, tokenizer, caplog
+):
+    bad = settings("evaluation.scenarios.bad={tag: bad, samples: 2, max_new_tokens: 12}")
+    assert evaluate(run, bad)["skipped"] == {}
+    plain = tmp_path / "mle"
+    export_model(model, tokenizer, facts(tags=None), plain)
+    results = evaluate(plain, bad)
+    assert results["skipped"] == {"bad": "the model has no tags"}
+    assert list(results["scenarios"]) == ["unconditional", "functions"]
+    assert {s["scenario"] for s in rows(plain)} == {"unconditional", "functions"}
+    assert "bad: skipped: the model has no tags" in caplog.text
+    assert evaluate(plain, bad) == results
+    with pytest.raises(ConfigError, match=r"evaluation\.scenarios\.bad: the model has no tags"):
+        generate_samples(plain, bad, scenario="bad")
+
+
+def test_prompts_from_held_out_documents(tiny, run, model, tokenizer):
+    prompts = (
+        "evaluation.scenarios={a: {samples: 1, max_new_tokens: 12, max_prompts: 2, "
+        "prompts: {heldout: bad, tokens: 30}}}"
+    )
+    config = load_config([prompts], tiny)
+    export_model(model, tokenizer, facts(store=None), run / "model")
+    evaluate(run, config)  # from store.path
+    asked = [s["prompt"] for s in rows(run) if s["scenario"] == "a"]
+    assert len(asked) == 2
+    for prompt in asked:
+        *_, last = prompt.splitlines(keepends=True)
+        assert load_scorer("pep8").score([[prompt[: -len(last)], last]])[0][-1].value > 0
+    with pytest.raises(PhfError, match="no token store in nowhere"):
+        evaluate(run, load_config(["store.path=nowhere"], config))
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.scenarios\.a: a scenario's prompts: lost\.txt: no such"
+    ):
+        evaluate(run, load_config(["evaluation.scenarios.a.prompts=lost.txt"], config))
+
+
 def test_a_plain_model_folder(tmp_path, model, tokenizer):
     folder = tmp_path / "plain"
     model.save_pretrained(folder)

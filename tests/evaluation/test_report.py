@@ -281,6 +281,14 @@ class TestMissingPieces:
         assert len(results["comparisons"]) == 1
         assert "Not comparable: scenario signatures was not evaluated for b." in results["warnings"]
 
+    def test_scenario_that_makes_no_sense_for_a_run(self, tmp_path):
+        both, reason = ("unconditional", "bad_tag"), "the model has no tags"
+        runs = [
+            write_run(tmp_path / "a", skipped={"bad_tag": reason}),
+            write_run(tmp_path / "b", "b", "conditional", scenarios=both),
+        ]
+        assert report(runs, tmp_path / "report")["warnings"] == []
+
     def test_baseline_without_violations_has_no_ratio(self, tmp_path):
         runs = [write_run(tmp_path / "a", mean=0.0), write_run(tmp_path / "b", "b", "rwr")]
         assert report(runs, tmp_path / "report")["comparisons"][0]["ratio"] is None

@@ -127,9 +127,14 @@ def test_a_quick_look_at_a_model(scripted, tokenizer, control):
     logits[[cross, other]] = 0.0
     scenario = ScenarioConfig(max_new_tokens=10, temperature=1, top_p=1)
     look = {"num_samples": 200, "threshold": 0.5}
-    measured = sample_and_score(scripted(logits), tokenizer, scenario, control, Crosses(), lines, **look)
+    measured = sample_and_score(
+        scripted(logits), tokenizer, [""], scenario, control, Crosses(), lines, **look
+    )
     assert measured["mean_score"] == pytest.approx(0.5, abs=0.05)
     assert measured["rate"] == pytest.approx(0.377, abs=0.12)
     question = torch.full((259,), -50.0)
     question[tokenizer("?")["input_ids"][0]] = 0.0
-    assert sample_and_score(scripted(question), tokenizer, scenario, control, Crosses(), lines, **look) == {}
+    assert (
+        sample_and_score(scripted(question), tokenizer, [""], scenario, control, Crosses(), lines, **look)
+        == {}
+    )
