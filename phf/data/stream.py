@@ -149,9 +149,13 @@ class SegmentStream:
         # Of each document the so many with the smallest numbers: sort by document, then by number.
         candidates = np.flatnonzero(tagged)
         owner = np.repeat(np.arange(len(documents)), counts)[candidates]
-        order = np.lexsort((random_numbers(self.seed, epoch, CHOICE, index[candidates]), owner))
-        rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
-        tagged[candidates[order]] = rank < self.num_tags(epoch, documents)[owner]
+        # One sort instead of two: the document in the first bits, and the number in the others.
+        bits = np.uint64(len(documents).bit_length())
+        key = random_numbers(self.seed, epoch, CHOICE, index[candidates]) >> bits
+        key |= owner.astype(np.uint64) << (np.uint64(64) - bits)
+        heads = owner.searchsorted(np.arange(len(documents)))
+        kept = heads + self.num_tags(epoch, documents)
+        tagged[candidates[key.argsort(kind="stable")]] = np.arange(len(owner)) < kept[owner]
         return tagged
 
 
