@@ -54,6 +54,8 @@ class ScenarioConfig:
     """Sample among this many likeliest tokens; null: no limit."""
     guidance: float = 0.0
     """Weight of the contrast of good and bad tag; 0: the good tag alone."""
+    safe_beams: int = 0
+    """Beams, kept of twice as many: those least likely to go on with a bad tag; 0: no beams."""
     best_of: int = 1
     """Draw so many samples for each one, and keep the one with the lowest score."""
     best_by: ScorerConfig | None = None
@@ -77,6 +79,10 @@ class ScenarioConfig:
         )
         check(self.temperature >= 0, f"a scenario's temperature must be 0 or more, not {self.temperature}")
         check(self.guidance >= 0, f"a scenario's guidance must be 0 or more, not {self.guidance}")
+        check(self.safe_beams >= 0, f"a scenario's safe_beams must be 0 or more, not {self.safe_beams}")
+        check(
+            not (self.guidance and self.safe_beams), "a scenario has either guidance or safe_beams, not both"
+        )
         check(self.best_of >= 1, f"a scenario's best_of must be at least 1, not {self.best_of}")
         check(
             not self.guidance or self.tag == "good",

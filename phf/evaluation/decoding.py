@@ -1,4 +1,4 @@
-"""How texts are decoded: drawn from the model as it is, or from the contrast of its good and bad tag.
+"""How texts are decoded: drawn from the model as it is, from the contrast of its tags, or by safe beams.
 
 Shapes as in `phf.evaluation.continuous`.
 """
@@ -13,6 +13,7 @@ import torch
 from phf.config import ScenarioConfig
 from phf.errors import ConfigError
 from phf.evaluation.continuous import Decoder, Text
+from phf.evaluation.decoding_beams import SafeBeams
 from phf.evaluation.sampler import Sampling
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ def find_decoder(scenario: ScenarioConfig, control: ControlTokens) -> Decoder:
         single = not control.tags_are_text
         mirrored = {control.tags[0][0]: control.tags[-1][0]} if single else {}
         return Guidance(sampling, scenario.guidance, mirrored)
+    if scenario.safe_beams:
+        if not control.tags or control.tags_are_text:
+            what = "tags are ordinary text" if control.tags else "model has no tags"
+            raise ConfigError(f"safe_beams: the {what}: there is no bad one to watch for; set it to 0")
+        bad_ids = [token for tag in control.tags[1:] for token in tag]
+        return SafeBeams(sampling, scenario.safe_beams, bad_ids)
     return Sampler(sampling)
 
 

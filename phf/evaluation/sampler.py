@@ -120,6 +120,11 @@ def row_keys(seed: int, prompt_index: Sequence[int], sample_index: Sequence[int]
     return _mix(key_B ^ torch.tensor(sample_index, dtype=torch.int64))
 
 
+def next_keys(keys: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The keys of what follows a token, where several texts begin with the same key."""
+    return _mix(keys ^ tokens)
+
+
 def gumbel(keys_B: torch.Tensor, steps_B: torch.Tensor | int, tokens_BK: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel noise, float64 [B, K], that depends on nothing but key, step and token."""
     bits_BK = _mix(_mix(keys_B ^ steps_B).unsqueeze(1) ^ tokens_BK)
