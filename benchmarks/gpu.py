@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 16, 32, 64, 128])
     others = [name for name in OBJECTIVE_OPTIONS if name != "mle"]
     parser.add_argument(
-        "--objectives", nargs="+", choices=others, default=others, help="beside MLE (default: all)"
+        "--objectives", nargs="*", choices=others, default=others, help="beside MLE (default: all)"
     )
     parser.add_argument("--minutes", type=float, default=7, help="start no measurement later (default: 7)")
     arguments = parser.parse_args()
@@ -110,8 +110,8 @@ def main() -> None:
         best = {contender: sweep.growing(contender) for contender in CONTENDERS}
         for objective in arguments.objectives:
             sweep.measure("ours", objective, best["ours"])
-        for peer in list(CONTENDERS)[1:]:
-            sweep.measure(peer, "awr", best[peer])
+            for peer in list(CONTENDERS)[1:] if objective == "awr" else ():
+                sweep.measure(peer, objective, best[peer])
         if arguments.output:
             arguments.output.mkdir(parents=True, exist_ok=True)
             text = json.dumps(sweep.results, indent=2)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # What training costs on one GPU (H100 or H200), within ten minutes. It needs torch, lightning, transformers, omegaconf,
-# numpy, pyarrow and scipy; accelerate for the Trainer of transformers; and takes liger-kernel if it is there. From a
+# numpy and pyarrow; accelerate for the Trainer of transformers; and takes liger-kernel if it is there. From a
 # clone, phf installed or not:
 #
 #     bash benchmarks/gpu.sh [OPTIONS OF benchmarks/gpu.py]

@@ -32,7 +32,6 @@ from phf.training.metrics import DataWait, Metrics
 from phf.training.objective import objective_class
 from phf.training.plan import Plan, make_plan
 from phf.training.profile import Profile
-from phf.training.samples import Samples
 from phf.training.summary import describe, measured
 from phf.training.trainer import compile_network, make_trainer, quiet_libraries
 
@@ -67,6 +66,8 @@ def pretrain(config: Config) -> Path:
     checkpoints = Checkpoints(folder / "checkpoints", plan, train.keep_checkpoints, metrics)
     callbacks: list[Callback] = [metrics, checkpoints]
     if plan.samples_every:
+        from phf.training.samples import Samples  # it brings the packages of evaluation
+
         callbacks.append(Samples(config, plan.samples_every, store, tokenizer, metrics))
     if train.profile_steps:
         callbacks.append(Profile(folder / "profile", train.profile_steps))

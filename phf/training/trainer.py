@@ -86,6 +86,7 @@ def quiet_libraries() -> None:
         ".*LeafSpec",
         ".*resuming from a checkpoint that ended",
         ".*`srun` command is available",  # one process is meant, on a node where SLURM is
+        ".*Total length of `list` across ranks is zero",  # nothing is held out
     ):
         warnings.filterwarnings("ignore", message=message)
 
