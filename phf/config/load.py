@@ -19,6 +19,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from phf.config.evaluation import default_scenarios
+from phf.config.grids import Grids, expand_grids, take_grids
 from phf.config.schema import Config
 from phf.errors import ConfigError
 
@@ -53,11 +54,13 @@ def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | Non
                 raise ConfigError(f"{argument}: {_first_line(error)}") from error
         else:
             raise ConfigError(f"{argument}: neither a YAML file (.yaml, .yml) nor a key=value override")
+    grids: Grids = {}
     # Each file by itself, and overrides together: they may stand in any order.
     for layers in [*([file] for file in files), overrides]:
         _let_options_go(config, [layer for _, layer in layers])
         _let_prompts_go(config, [layer for _, layer in layers])
         for source, layer in layers:
+            take_grids(layer, grids)
             try:
                 config = OmegaConf.merge(config, layer)
             except ConfigKeyError as error:
@@ -65,6 +68,7 @@ def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | Non
             except OmegaConfBaseException as error:
                 raise ConfigError(f"{source}: {error.full_key or '?'}: {_first_line(error)}") from error
     try:
+        expand_grids(config, grids)
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or '?'}: {_first_line(error)}") from error
