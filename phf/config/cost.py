@@ -50,7 +50,7 @@ class RankingConfig:
 
     def __post_init__(self) -> None:
         self.pairs = self.pairs and home(self.pairs)
-        check(self.max_pairs >= 2, f"evaluation.ranking.max_pairs must be at least 2, not {self.max_pairs}")
+        check(self.max_pairs >= 4, f"evaluation.ranking.max_pairs must be at least 4, not {self.max_pairs}")
 
 
 @dataclass

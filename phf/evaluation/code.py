@@ -95,6 +95,7 @@ def measure_functions(
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,
         min_new_tokens=0,
+        emit_tags="good",  # as in training, a model with tags has one before each line
     )
     with sampling_progress("functions", len(functions) * config.samples) as advance:
         try:

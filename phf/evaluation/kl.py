@@ -1,8 +1,8 @@
 """KL(reference || model), the distance that training moved a model from a reference language model.
 
 It is the mean over samples x of the reference of log p_ref(x) - log p_model(x), in nats a sequence, as in
-Korbak et al. 2023 (arXiv 2302.08582, section 4). What a model with tags is measured by is the distribution it
-is sampled from: behind the good tag, which is given and does not count, and without writing tags.
+Korbak et al. 2023 (arXiv 2302.08582, section 4). A model with tags gets the good one before each segment, as
+in training, and tags do not count. Where segments end is so told to it, which its reference had to foresee.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 from phf.config import EvaluationConfig, KLConfig, ScenarioConfig
 from phf.errors import ConfigError, PhfError
-from phf.evaluation.likelihood import Reader, Row
+from phf.evaluation.likelihood import Reader
 from phf.evaluation.metrics import mean_by_cluster
 from phf.evaluation.progress import progress
-from phf.evaluation.references import ReferenceSample, reference_samples, reference_tokenizer
+from phf.evaluation.references import reference_samples, reference_tokenizer
 
 
 def measure_kl(reader: Reader, evaluation: EvaluationConfig, config: KLConfig) -> dict[str, Any]:
@@ -27,9 +27,9 @@ def measure_kl(reader: Reader, evaluation: EvaluationConfig, config: KLConfig) -
 
     Returns:
         `kl` (`value`, `low`, `high`) in nats a sequence; the mean log-probabilities `reference_logp` and
-        `model_logp`; the number of `samples`; `by`: `tokens` if both have the same ones, else `text`: each
-        model reads the text with its own tokenizer, and the probability of that one way to write it counts;
-        `left_out`: samples that are no whole characters and so no text, where it is by text.
+        `model_logp`; the number of `samples`; `by`: `tokens` if both have the same ones and the model no
+        tags, else `text`: the model reads the text as its corpus, and the probability of that one way to
+        write it counts; `left_out`: samples that are no whole characters and so no text, where it is by text.
 
     Raises:
         ConfigError: The reference cannot be loaded, or its samples do not fit the model's context.
@@ -40,18 +40,23 @@ def measure_kl(reader: Reader, evaluation: EvaluationConfig, config: KLConfig) -
     if theirs is not None and tags & theirs.get_vocab().keys():
         raise ConfigError(f"evaluation.kl.reference: {config.reference} has tags; a reference must have none")
     samples = reference_samples(config, evaluation.seed)
-    by = "tokens" if theirs is not None and _same_tokens(theirs, reader) else "text"
+    by = "text" if theirs is None or reader.control.tags or not _same_tokens(theirs, reader) else "tokens"
     # By tokens nothing is lost: the model gets what the reference wrote, cut characters included.
     used = [sample for sample in samples if by == "tokens" or "\ufffd" not in sample.text]
     if not used:
         raise PhfError(f"evaluation.kl: none of {len(samples)} samples of {config.reference} is whole text")
-    rows = [_row(sample, reader, by) for sample in used]
-    longest = max(len(asked) for _, asked in rows)
-    if longest > reader.room:
+    segments = [[s.ids] if s.ids and by == "tokens" else reader.encode(s.text) for s in used]
+    longest = max(map(reader.size, segments))
+    if longest > reader.limit:
         raise ConfigError(
             f"evaluation.kl.max_tokens: a sample of {config.max_tokens} tokens is {longest} of the model's, "
-            f"and its context has room for {reader.room}: make it smaller"
+            f"and its context has room for {reader.limit}: make it smaller"
         )
+    rows = [
+        # An endpoint does not say how probable the end was: it counts for neither, or for both.
+        reader.row("good", [], asked, end=by == "text" and sample.finished and sample.ids is not None)
+        for sample, asked in zip(used, segments, strict=True)
+    ]
     with progress("KL from the reference", len(rows)) as advance:
         logp = reader.log_probabilities(rows, advance).tolist()
     gaps = [sample.logp - value for sample, value in zip(used, logp, strict=True)]
@@ -65,14 +70,6 @@ def measure_kl(reader: Reader, evaluation: EvaluationConfig, config: KLConfig) -
         "reference": config.reference,
         "max_tokens": config.max_tokens,
     }
-
-
-def _row(sample: ReferenceSample, reader: Reader, by: str) -> Row:
-    if by == "tokens" and sample.ids is not None:
-        return reader.prefix("good"), sample.ids
-    # An endpoint does not say how probable the end was: it counts for neither, or for both.
-    end = [reader.control.eos_id] if sample.finished and sample.ids is not None else []
-    return reader.prefix("good"), reader.encode(sample.text) + end
 
 
 def _same_tokens(theirs: Any, reader: Reader) -> bool:

@@ -1,4 +1,6 @@
-"""How probable texts are to a model, as it is sampled from: behind a tag, and never writing one.
+"""How probable texts are to a model that reads them as it read its corpus: a tag before each segment.
+
+Tags are given and never count, and the model does not write them, as when it is sampled from.
 
 Shapes: T tokens of a row, V tokens of the vocabulary.
 """
@@ -6,7 +8,7 @@ Shapes: T tokens of a row, V tokens of the vocabulary.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,8 +20,19 @@ from phf.data.segments import Segmenter
 from phf.evaluation.generation import ControlTokens
 from phf.evaluation.injection import encode_prompt
 
-Row = tuple[Sequence[int], Sequence[int]]
-"""Tokens that are given, at least one, and those whose probability is asked for."""
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens, and which of them count; never the first.
+
+    Attributes:
+        ids: The tokens.
+        counted: Their places, ascending.
+    """
+
+    ids: list[int]
+    counted: list[int]
+
 
 # Logits held at a time; in float32 four bytes each.
 MAX_LOGITS = 2**26
@@ -50,26 +63,55 @@ class Reader:
         limits = self.context_length, getattr(self.model.config, "max_position_embeddings", None)
         return min((n for n in limits if n), default=sys.maxsize)
 
-    @property
-    def room(self) -> int:
-        """Most tokens of text in a row.
+    def encode(self, text: str) -> list[list[int]]:
+        """The tokens of each segment of a text; a control token spelled out in it is mere text."""
+        segments = self.segment(text) if self.segment else [text]
+        return [
+            encode_prompt(self.tokenizer, segment, None, self.control, sys.maxsize)[0]
+            for segment in segments
+            if segment
+        ]
 
-        A place is kept for a tag in any case, so that models with and without tags read the same.
+    def size(self, segments: Iterable[Sequence[int]]) -> int:
+        """Tokens of a row of these segments.
+
+        A place is kept for a tag before each in any case: models with and without tags read the same.
         """
-        return self.limit - 1 - (len(self.control.tags[0]) if self.control.tags else 1)
+        tag_length = len(self.control.tags[0]) if self.control.tags else 1
+        return 1 + sum(tag_length + len(segment) for segment in segments)
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text; a control token spelled out in it is mere text."""
-        return encode_prompt(self.tokenizer, text, None, self.control, sys.maxsize, self.segment)[0]
+    def row(
+        self,
+        tag: Literal["good", "none"],
+        given: Iterable[Sequence[int]],
+        asked: Iterable[Sequence[int]],
+        end: bool = False,
+    ) -> Row:
+        """What opens a document, then segments, each behind the tag if the model has one.
 
-    def prefix(self, tag: Literal["good", "none"]) -> list[int]:
-        """What opens a document, then the tag if the model has one: they are given, and never count."""
-        return self.control.prefix(ScenarioConfig(tag=tag))
+        Args:
+            tag: Which tag.
+            given: Segments whose probability is not asked for.
+            asked: Those that count.
+            end: Whether the end of the document is asked for as well.
+        """
+        opening, *tag_ids = self.control.prefix(ScenarioConfig(tag=tag))
+        ids = [opening]
+        counted: list[int] = []
+        for segments, counts in ((given, False), (asked, True)):
+            for segment in segments:
+                ids += tag_ids
+                counted += range(len(ids), len(ids) + len(segment)) if counts else ()
+                ids += segment
+        if end:
+            counted.append(len(ids))
+            ids.append(self.control.eos_id)
+        return Row(ids, counted)
 
     def log_probabilities(
         self, rows: Sequence[Row], progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
-        """Log-probability of each row's second part after its first, in nats: float64 [len(rows)].
+        """Log-probability of what counts in each row after all before it, in nats: float64 [len(rows)].
 
         Control tokens are left out of the distribution, as they are when the model is sampled from: what it
         would give to its own tags does not count against it.
@@ -80,13 +122,13 @@ class Reader:
         """
         result = np.zeros(len(rows))
         banned = self.control.banned(ScenarioConfig())
-        longest_first = sorted(range(len(rows)), key=lambda i: -sum(map(len, rows[i])))
+        longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
                 while longest_first:
-                    size = sum(map(len, rows[longest_first[0]])) * self.model.config.vocab_size
+                    size = len(rows[longest_first[0]].ids) * self.model.config.vocab_size
                     number = max(1, min(MAX_ROWS, MAX_LOGITS // size))
                     batch, longest_first = longest_first[:number], longest_first[number:]
                     result[batch] = self._batch([rows[i] for i in batch], banned)
@@ -97,18 +139,19 @@ class Reader:
         return result
 
     def _batch(self, rows: Sequence[Row], banned: list[int]) -> list[float]:
-        ids = [[*given, *asked] for given, asked in rows]
-        longest = max(map(len, ids))
+        longest = max(len(row.ids) for row in rows)
         device = self.model.device
         # Padding on the right: no token sees what comes after it.
-        ids_BT = torch.tensor([row + [0] * (longest - len(row)) for row in ids], device=device)
-        mask_BT = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=device)
+        ids_BT = torch.tensor([row.ids + [0] * (longest - len(row.ids)) for row in rows], device=device)
+        mask_BT = torch.tensor(
+            [[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows], device=device
+        )
         logits_BTV = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
         sums = []
-        for row_TV, (given, asked) in zip(logits_BTV, rows, strict=True):  # a row at a time, for memory
-            logits_TV = row_TV[len(given) - 1 : len(given) - 1 + len(asked)].float()
+        for row_TV, ids_T, row in zip(logits_BTV, ids_BT, rows, strict=True):  # a row at a time, for memory
+            counted_T = torch.tensor(row.counted, dtype=torch.int64, device=device)
+            logits_TV = row_TV[counted_T - 1].float()
             logits_TV[:, banned] = -torch.inf
-            asked_T1 = torch.tensor(asked, dtype=torch.int64, device=device).unsqueeze(1)
-            logp_T1 = logits_TV.gather(1, asked_T1) - logits_TV.logsumexp(-1, keepdim=True)
+            logp_T1 = logits_TV.gather(1, ids_T[counted_T, None]) - logits_TV.logsumexp(-1, keepdim=True)
             sums.append(logp_T1.double().sum().item())
         return sums

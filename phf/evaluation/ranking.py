@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from phf.evaluation.progress import progress
 
 log = logging.getLogger("phf")
 
+# Segments of a prompt: of a longer document its last ones.
+MAX_SEGMENTS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two continuations of one prompt, in tokens.
+    """Two continuations of one prompt, as the tokens of their segments.
 
     Attributes:
         prompt: What stands before both; may be empty.
@@ -37,9 +40,9 @@ class Pair:
         group: Pairs with one number stand or fall together in the bootstrap.
     """
 
-    prompt: list[int]
-    good: list[int]
-    bad: list[int]
+    prompt: list[list[int]]
+    good: list[list[int]]
+    bad: list[list[int]]
     group: int
 
 
@@ -75,7 +78,6 @@ def measure_ranking(
                 scorer=facts["scorer"].get("column", facts["scorer"]["name"]),
                 threshold=evaluation.threshold,
                 max_pairs=config.max_pairs,
-                max_prompt_tokens=reader.room,
                 seed=evaluation.seed,
             )
         except PhfError as error:
@@ -86,7 +88,7 @@ def measure_ranking(
             "no ranking accuracy: the model names no token store; set evaluation.ranking.pairs to a file"
         )
         return None
-    fitting = [pair for pair in pairs if max(len(pair.good), len(pair.bad)) <= reader.room]
+    fitting = [pair for pair in pairs if max(map(reader.size, (pair.good, pair.bad))) <= reader.limit]
     if not fitting:
         log.info("no ranking accuracy: none of %d pairs fits the model's context", len(pairs))
         return None
@@ -102,12 +104,12 @@ def measure_ranking(
 def _accuracy(reader: Reader, pairs: list[Pair], tag: Any, evaluation: EvaluationConfig) -> dict[str, Any]:
     rows = []
     for pair in pairs:
-        space = reader.room - max(len(pair.good), len(pair.bad))
-        given = reader.prefix(tag) + pair.prompt[max(0, len(pair.prompt) - space) :]
-        rows += [(given, pair.good), (given, pair.bad)]
+        room = reader.limit - max(map(reader.size, (pair.good, pair.bad)))
+        prompt = _end(pair.prompt, room, reader)
+        rows += [reader.row(tag, prompt, pair.good), reader.row(tag, prompt, pair.bad)]
     with progress(f"ranking, {tag} tag", len(rows)) as advance:
         logp_N2 = reader.log_probabilities(rows, advance).reshape(-1, 2)
-    lengths_N2 = np.array([[len(pair.good), len(pair.bad)] for pair in pairs])
+    lengths_N2 = np.array([len(row.counted) for row in rows]).reshape(-1, 2)
     margins = {"plain": logp_N2, "length_normalized": logp_N2 / lengths_N2}
     return {
         name: rate_by_cluster(
@@ -116,6 +118,14 @@ def _accuracy(reader: Reader, pairs: list[Pair], tag: Any, evaluation: Evaluatio
         )
         for name, x_N2 in margins.items()
     }  # fmt: skip
+
+
+def _end(prompt: list[list[int]], room: int, reader: Reader) -> list[list[int]]:
+    """The last segments of a prompt, as many as there is room for."""
+    start = len(prompt)
+    while start and (room := room - (reader.size(prompt[start - 1 : start]) - 1)) >= 0:
+        start -= 1
+    return prompt[start:]
 
 
 def read_pairs(path: str) -> Iterator[tuple[str, str, str]]:
@@ -146,58 +156,61 @@ def read_pairs(path: str) -> Iterator[tuple[str, str, str]]:
 
 
 def heldout_pairs(
-    store: TokenStore, *, scorer: str, threshold: float, max_pairs: int, max_prompt_tokens: int, seed: int
+    store: TokenStore, *, scorer: str, threshold: float, max_pairs: int, seed: int
 ) -> list[Pair]:
     """Pairs of natural text: two neighbouring segments of a held-out document, one good and one bad.
 
-    The prompt is what stands before both. The one that really follows it has an advantage which has nothing
-    to do with the preference; so in half of the pairs it is the good one and in half the bad one, and a model
-    that only knows what follows what is right in half of them. Neither segment is white space alone.
+    The prompt is what stands before both. Two things make a continuation more probable that have nothing to
+    do with the preference: that it really comes next, and that it is short. So there are as many pairs in
+    which the good one comes first as the bad one, and in each half as many in which it is the longer as the
+    shorter: a model that knows no more is right in half of them. Neither segment is white space alone.
 
     Args:
         store: The token store.
         scorer: Whose scores tell good from bad.
         threshold: A score above it is bad.
         max_pairs: Use at most so many, drawn at random.
-        max_prompt_tokens: A longer prompt loses its beginning.
         seed: Of the draw.
 
     Raises:
-        PhfError: The store has no such scores, or no such neighbours.
+        PhfError: The store has no such scores, or one of the four kinds of pairs is missing.
     """
     split = store.split("heldout")
     scores = np.asarray(split.scores(scorer))
-    bad = np.where(np.isnan(scores), 0, np.where(scores > threshold, 1, -1))
+    sign = np.where(np.isnan(scores), 0, np.where(scores > threshold, 1, -1))
     sizes = np.diff(split.segment_ends, prepend=0)
-    turns = (bad[:-1] * bad[1:] == -1) & (sizes[:-1] > 0) & (sizes[1:] > 0)
+    longer = np.sign(np.diff(sizes))
+    turns = (sign[:-1] * sign[1:] == -1) & (sizes[:-1] > 0) & (sizes[1:] > 0)
     turns[split.document_ends[:-1] - 1] = False  # the next segment is in another document
     tokenizer = store.tokenizer()
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(turns))
 
     def has_text(pair: Pair) -> bool:
-        return all(tokenizer.decode(ids).strip() for ids in (pair.good, pair.bad))
+        return all(tokenizer.decode(segment).strip() for segment in pair.good + pair.bad)
 
-    half = max(1, max_pairs // 2)
-    chosen = []
-    for sign in (-1, 1):
-        pairs = (_pair(split, int(i), sign == 1, max_prompt_tokens) for i in order[bad[order] == sign])
-        chosen.append(list(islice(filter(has_text, pairs), half)))
-    same = min(map(len, chosen))
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(turns))
+    kinds = []
+    for first, second_longer in product((-1, 1), (-1, 1)):
+        places = order[(sign[order] == first) & (longer[order] == second_longer)]
+        pairs = (_pair(split, int(i), first == 1) for i in places)
+        kinds.append(list(islice(filter(has_text, pairs), max(1, max_pairs // 4))))
+    same = min(map(len, kinds))
     if not same:
         raise PhfError(
             f"{split.path} has no neighbours with scores of {scorer} on both sides of {threshold:g}, "
-            "in either order"
+            "in either order and with either the longer"
         )
-    return chosen[0][:same] + chosen[1][:same]
+    return [pair for pairs in kinds for pair in pairs[:same]]
 
 
-def _pair(split: StoreSplit, i: int, bad_first: bool, max_prompt_tokens: int) -> Pair:
+def _pair(split: StoreSplit, i: int, bad_first: bool) -> Pair:
+    """Segments i and i + 1 after those before them in their document."""
     document = int(split.document_ends.searchsorted(i, side="right"))
-    start = int(split.document_token_ends[document - 1]) if document else 0
-    begin, middle, end = (int(split.segment_ends[j]) if j >= 0 else 0 for j in (i - 1, i, i + 1))
-    prompt, first, second = (
-        [int(token) for token in split.tokens[slice(*bounds)]]
-        for bounds in ((max(start, begin - max_prompt_tokens), begin), (begin, middle), (middle, end))
-    )
+    start = int(split.document_ends[document - 1]) if document else 0
+    *prompt, first, second = (_segment(split, j) for j in range(max(start, i - MAX_SEGMENTS), i + 2))
     good, bad = (second, first) if bad_first else (first, second)
-    return Pair(prompt, good, bad, document)
+    return Pair(prompt, [good], [bad], document)
+
+
+def _segment(split: StoreSplit, i: int) -> list[int]:
+    begin = int(split.segment_ends[i - 1]) if i else 0
+    return [int(token) for token in split.tokens[begin : int(split.segment_ends[i])]]

@@ -146,7 +146,7 @@ def _local(config: KLConfig, seed: int) -> Draw:
     # Numbers beyond the tokenizer's (a padded vocabulary) stand for no text, and are not written either.
     padding = tuple((i,) for i in range(len(tokenizer), model.config.vocab_size))
     reader = Reader(model, tokenizer, replace(control, tags=padding))
-    prefix = reader.prefix("none")
+    prefix = control.prefix(ScenarioConfig(tag="none"))
     if config.max_tokens + len(prefix) > reader.limit:
         raise ConfigError(
             f"evaluation.kl.max_tokens: {config.max_tokens} do not fit the context of {config.reference}, "
@@ -171,7 +171,7 @@ def _local(config: KLConfig, seed: int) -> Draw:
                 logits_processor=[GumbelSampler(sampling, keys, len(prefix))],
             )
         rows = [_upto(row, control.eos_id) for row in output_BT[:, len(prefix) :].tolist()]
-        logp = reader.log_probabilities([(prefix, row) for row in rows])
+        logp = reader.log_probabilities([reader.row("none", [], [row]) for row in rows])
         samples = []
         for row, value in zip(rows, logp.tolist(), strict=True):
             finished = row[-1] == control.eos_id

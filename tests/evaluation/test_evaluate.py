@@ -303,7 +303,7 @@ def test_what_alignment_cost_is_measured_where_it_is_asked_for(run, tmp_path, mo
     results = evaluate(run, asked)
     assert results == json.loads((run / "evaluation" / "results.json").read_text())
     assert results["scenarios"] == plain["scenarios"]
-    assert (results["kl"]["samples"], results["kl"]["by"]) == (30, "tokens")
+    assert (results["kl"]["samples"] + results["kl"]["left_out"], results["kl"]["by"]) == (30, "text")
     assert results["ranking"]["good_tag"]["plain"]["value"] in (0.0, 1.0)
     assert results["ranking"]["pairs"] == 3
     assert results["code"]["parses"].keys() == {"unconditional", "functions"}

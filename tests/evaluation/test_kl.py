@@ -12,7 +12,7 @@ from phf.config import EvaluationConfig, KLConfig
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.generation import ControlTokens
 from phf.evaluation.kl import measure_kl
-from phf.evaluation.likelihood import Reader
+from phf.evaluation.likelihood import Reader, Row
 from phf.evaluation.references import reference_samples
 
 LETTERS = "abcdefgh"
@@ -60,7 +60,10 @@ def test_kl_is_that_of_the_definition(scripted, tokenizer, control, config, fold
     assert measured["kl"]["low"] < wanted < measured["kl"]["high"]
     assert measured["kl"]["value"] == pytest.approx(wanted, rel=0.1)
     assert measured["kl"]["value"] == pytest.approx(measured["reference_logp"] - measured["model_logp"])
-    assert (measured["samples"], measured["left_out"], measured["by"]) == (400, 0, "tokens")
+    assert (measured["samples"], measured["left_out"], measured["by"]) == (400, 0, "text")
+    same = measure_kl(replace(reader, control=ControlTokens(256)), EvaluationConfig(confidence=0.999), config)
+    assert same["by"] == "tokens"
+    assert same["kl"]["value"] == pytest.approx(measured["kl"]["value"], rel=1e-5)
 
 
 def test_a_model_is_not_far_from_itself(model, tokenizer, config, folder):
@@ -84,14 +87,21 @@ def test_the_probability_of_tags_does_not_count(scripted, tokenizer, control, co
     assert found[1]["kl"]["value"] < 20
 
 
-def test_the_good_tag_is_given(model, tokenizer, control, config, folder):
-    """With a tag in front the same model is another distribution: that behind the tag."""
-    config = replace(config, reference=folder(model), samples=20)
-    measured = measure_kl(Reader(model, tokenizer, control), EvaluationConfig(), config)
-    rows = [([256, 257], sample.ids) for sample in reference_samples(config, 0)]
-    by_hand = Reader(model, tokenizer, control).log_probabilities(rows).mean()
-    assert measured["model_logp"] == pytest.approx(by_hand)
-    assert measured["kl"]["value"] > 0.1
+def test_the_good_tag_is_given_before_each_segment(model, scripted, tokenizer, control, config, folder):
+    """It changes what a model says of the text, and the text is cut as its corpus was."""
+    config = replace(config, reference=folder(scripted(letters(tokenizer, 1))), samples=20)
+    reader = Reader(model, tokenizer, control, segment=lambda text: [text[:3], text[3:]])
+    measured = measure_kl(reader, EvaluationConfig(), config)
+    rows = []
+    for sample in reference_samples(config, 0):
+        ids = sample.ids[:-1] if sample.finished else sample.ids
+        end = [256] if sample.finished else []
+        ids = [256, *([257, *ids[:3]] if ids else []), *([257, *ids[3:]] if ids[3:] else []), *end]
+        rows.append(Row(ids, [place for place, token in enumerate(ids) if place and token != 257]))
+    assert measured["by"] == "text"
+    assert measured["model_logp"] == pytest.approx(reader.log_probabilities(rows).mean())
+    untagged = replace(reader, control=ControlTokens(256))
+    assert measure_kl(untagged, EvaluationConfig(), config)["model_logp"] != measured["model_logp"]
 
 
 def other_tokenizer():
@@ -156,8 +166,9 @@ def test_what_cannot_be_is_one_line(model, tokenizer, control, config, folder, t
     reference = folder(model)
     with pytest.raises(ConfigError, match=r"max_tokens: 64 do not fit .*, 64 tokens; set it to 63 or less"):
         measure_kl(reader, evaluation, replace(config, reference=reference, max_tokens=64))
-    with pytest.raises(ConfigError, match="is 12 of the model's, and its context has room for 8"):
-        measure_kl(replace(reader, context_length=10), evaluation, replace(config, reference=reference))
+    short = Reader(model, tokenizer, ControlTokens(256), context_length=10)
+    with pytest.raises(ConfigError, match="is 14 of the model's, and its context has room for 10"):
+        measure_kl(short, evaluation, replace(config, reference=reference))
     folder(model, tokenizer)
     with pytest.raises(ConfigError, match="has tags; a reference must have none"):
         measure_kl(reader, evaluation, replace(config, reference=reference))

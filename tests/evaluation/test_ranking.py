@@ -1,5 +1,6 @@
 import json
 import logging
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from phf.config import EvaluationConfig, RankingConfig
 from phf.data.store import TokenStore
 from phf.errors import ConfigError, PhfError
+from phf.evaluation import ranking
 from phf.evaluation.generation import ControlTokens
 from phf.evaluation.likelihood import Reader
 from phf.evaluation.ranking import heldout_pairs, measure_ranking, read_pairs
@@ -19,23 +21,28 @@ def reader(model, tokenizer, control):
     return Reader(model, tokenizer, control)
 
 
-def by_hand(model, given, asked, banned):
-    """Log-probability in nats, a token at a time."""
-    ids, total = list(given), 0.0
-    for token in asked:
-        logits = model(torch.tensor([ids])).logits[0, -1].double()
-        logits[list(banned)] = -torch.inf
-        total += logits.log_softmax(-1)[token].item()
-        ids.append(token)
+def by_hand(model, row):
+    """Log-probability in nats, a token at a time, among all tokens but the tags."""
+    total = 0.0
+    for place in row.counted:
+        logits = model(torch.tensor([row.ids[:place]])).logits[0, -1].double()
+        logits[[257, 258]] = -torch.inf
+        total += logits.log_softmax(-1)[row.ids[place]].item()
     return total
 
 
 def test_log_probabilities_are_those_of_the_distribution_that_is_sampled(reader, control):
-    rows = [([256], [1, 2, 3]), ([256, 257, 5, 6, 7], [9]), ([256], []), ([256, 257], list(range(40)))]
-    banned = [token for tag in control.tags for token in tag]
+    rows = [
+        reader.row("none", [], [[1, 2, 3]]),
+        reader.row("good", [[5, 6, 7]], [[9, 4], [8]], end=True),
+        reader.row("good", [[5]], []),
+        reader.row("good", [], [list(range(40))]),
+    ]
+    assert rows[1].ids == [256, 257, 5, 6, 7, 257, 9, 4, 257, 8, 256]
+    assert rows[1].counted == [6, 7, 9, 10]
     found = reader.log_probabilities(rows)
     with torch.no_grad():
-        wanted = [by_hand(reader.model, *row, banned) for row in rows]
+        wanted = [by_hand(reader.model, row) for row in rows]
     assert found.tolist() == pytest.approx(wanted, rel=1e-5)
     assert found.tolist() == pytest.approx([reader.log_probabilities([row])[0] for row in rows], rel=1e-5)
     assert reader.log_probabilities([]).tolist() == []
@@ -65,8 +72,8 @@ def test_accuracy_counts_pairs_and_ties_are_not_right(scripted, tokenizer, contr
         assert measured[tag]["plain"]["value"] == 0.25
         assert measured[tag]["length_normalized"]["value"] == 0.5
         assert 0 <= measured[tag]["plain"]["low"] < 0.25 < measured[tag]["plain"]["high"] <= 1
-    few = measure_ranking(reader, {}, EvaluationConfig(), RankingConfig(pairs, max_pairs=2))
-    assert few["pairs"] == 2
+    few = measure_ranking(reader, {}, EvaluationConfig(), RankingConfig(pairs, max_pairs=4))
+    assert few["pairs"] == 4
     plain = replace(reader, control=ControlTokens(control.eos_id))
     assert measure_ranking(plain, {}, EvaluationConfig(), RankingConfig(pairs))["good_tag"] is None
 
@@ -78,49 +85,62 @@ def test_the_good_tag_is_given(reader, tmp_path):
     measured = measure_ranking(reader, {}, EvaluationConfig(), RankingConfig(pairs))
     wanted = {}
     for tag in ("good", "none"):
-        given = [reader.prefix(tag) + reader.encode(row["prompt"]) for row in rows]
         good, bad = (
-            reader.log_probabilities([(g, reader.encode(r[side])) for g, r in zip(given, rows, strict=True)])
+            reader.log_probabilities(
+                [reader.row(tag, reader.encode(row["prompt"]), reader.encode(row[side])) for row in rows]
+            )
             for side in ("good", "bad")
         )
         wanted[tag] = float((good > bad).mean())
-    assert reader.prefix("good") == [256, 257]
     assert measured["good_tag"]["plain"]["value"] == pytest.approx(wanted["good"])
     assert measured["no_tag"]["plain"]["value"] == pytest.approx(wanted["none"])
 
 
-def test_pairs_of_held_out_text(tiny):
+def test_a_prompt_that_is_too_long_loses_its_first_segments(
+    scripted, tokenizer, control, tmp_path, monkeypatch
+):
+    reader = Reader(scripted(torch.zeros(259)), tokenizer, control, segment=lambda text: list(text.split()))
+    seen = []
+    monkeypatch.setattr(
+        Reader, "log_probabilities", lambda self, rows, progress: (seen.extend(rows), np.zeros(len(rows)))[1]
+    )
+    pairs = write(tmp_path / "pairs.jsonl", {"prompt": "aaaa " * 30, "good": "b" * 8, "bad": "b" * 5})
+    measure_ranking(reader, {}, EvaluationConfig(), RankingConfig(pairs))
+    # Of 64 tokens 1 opens the document, 9 are for the longer end and its tag: 10 words of 4, each with a tag.
+    sizes = [1 + 5 * 10 + 9, 1 + 5 * 10 + 6, 1 + 4 * 10 + 8, 1 + 4 * 10 + 5]
+    assert [len(row.ids) for row in seen] == sizes
+
+
+def test_pairs_of_held_out_text(tiny, monkeypatch):
+    monkeypatch.setattr(ranking, "MAX_SEGMENTS", 10**6)
     store = TokenStore(tiny.store.path)
-    options = {"scorer": "pep8", "threshold": 0.0, "max_prompt_tokens": 50, "seed": 0}
+    options = {"scorer": "pep8", "threshold": 0.0, "seed": 0}
     pairs = heldout_pairs(store, max_pairs=10**6, **options)
     split, tokenizer = store.split("heldout"), store.tokenizer()
-    tokens = np.asarray(split.tokens).tolist()
-    scores, ends = split.scores("pep8"), split.segment_ends.tolist()
-    starts = [0, *ends]
-    first_of = {0, *split.document_ends.tolist()}
-    good_first = 0
+    scores = split.scores("pep8")
+    ends = split.segment_ends.tolist()
+    segments = [
+        np.asarray(split.tokens[start:end]).tolist() for start, end in zip([0, *ends], ends, strict=False)
+    ]
+    kinds = Counter()
     for pair in pairs:
-        size = len(pair.prompt)
-        assert tokenizer.decode(pair.good).strip()
-        assert tokenizer.decode(pair.bad).strip()
-        assert size <= 50
-        # They stand in the corpus one after the other behind this prompt, in one of both orders.
-        places = [
-            (i, order)
-            for i in range(len(ends) - 1)
-            for order, both in enumerate(((pair.good, pair.bad), (pair.bad, pair.good)))
-            if [tokens[starts[i] : ends[i]], tokens[ends[i] : ends[i + 1]]] == list(both)
-            and tokens[starts[i] - size : starts[i]] == pair.prompt
-            and i + 1 not in first_of
-            and (scores[i] > 0, scores[i + 1] > 0) == ((False, True), (True, False))[order]
-        ]
-        assert places
-        good_first += places[0][1] == 0
-    assert len(pairs) >= 20
-    assert good_first == len(pairs) / 2
-    some = heldout_pairs(store, max_pairs=10, **options)
-    assert len(some) == 10
-    assert some == heldout_pairs(store, max_pairs=10, **options)
+        (good,), (bad,) = pair.good, pair.bad
+        assert tokenizer.decode(good).strip()
+        assert tokenizer.decode(bad).strip()
+        # They stand in their document one after the other behind the prompt, in one of both orders.
+        first, last = [0, *split.document_ends.tolist()][pair.group : pair.group + 2]
+        at = first + len(pair.prompt)
+        assert pair.prompt == segments[first:at]
+        assert at + 1 < last
+        good_first = segments[at : at + 2] == [good, bad] and scores[at] <= 0 < scores[at + 1]
+        assert good_first or (segments[at : at + 2] == [bad, good] and scores[at] > 0 >= scores[at + 1])
+        kinds[good_first, len(good) > len(bad)] += 1
+        assert len(good) != len(bad)
+    assert len(pairs) >= 8
+    assert set(kinds.values()) == {len(pairs) / 4}
+    some = heldout_pairs(store, max_pairs=8, **options)
+    assert len(some) == 8
+    assert some == heldout_pairs(store, max_pairs=8, **options)
     with pytest.raises(PhfError, match=r"no neighbours with scores of pep8 on both sides of 1e\+09"):
         heldout_pairs(store, max_pairs=10, **options | {"threshold": 1e9})
 
