@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 # Okabe and Ito's colours, which people with any kind of colour blindness tell apart, in an order that keeps
-# the first few far apart; yellow is left out (invisible on white). The second row is lighter, for dark pages.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c6570")
-DARK_COLOURS = ("#5aabe3", "#f58442", "#2cc79d", "#e5a0c5", "#f5b93d", "#93d0f5", "#a9b2bd")
+# the first few far apart; a dark red instead of yellow (invisible on white). The second row is lighter, for
+# dark pages.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c6570", "#882255")
+DARK_COLOURS = ("#5aabe3", "#f58442", "#2cc79d", "#e5a0c5", "#f5b93d", "#93d0f5", "#a9b2bd", "#cf6f9c")
 # No series has one of these.
 INK, MUTED, GRID, WHITE = "#1b1f24", "#59636f", "#d9dde2", "#ffffff"
 _STYLE = {

@@ -13,12 +13,17 @@ DASH = "\u2013"
 MINUS = "\u2212"
 
 
+Bounds = tuple[Any, Any, Any]
+"""A value and its interval."""
+
+
 @dataclass(frozen=True)
 class Cell:
-    """A value as it is shown, and what is said beside it in smaller type (an interval)."""
+    """A value as it is shown, what stands beside it in smaller type (an interval), and both as numbers."""
 
     value: str
     detail: str = ""
+    numbers: Bounds | None = None
 
     def __str__(self) -> str:
         return f"{self.value} {self.detail}" if self.detail else self.value
@@ -38,31 +43,39 @@ def number(value: Any, decimals: int | None = None) -> str:
     return text.replace("-", MINUS)
 
 
-def integer(value: Any) -> str:
+def scalar(measured: Any) -> Any:
+    """The number itself, of a measurement with an interval or of one without."""
+    return lookup(measured, "value") if isinstance(measured, dict) else measured
+
+
+def integer(value: Any) -> Cell:
     """A count with its thousands apart."""
-    return DASH if value is None else f"{value:,}"
+    value = scalar(value)
+    return Cell(DASH) if value is None else Cell(f"{value:,.0f}", numbers=(value, None, None))
 
 
-def amount(value: Any) -> str:
+def amount(value: Any) -> Cell:
     """A large count in thousands, millions or billions."""
+    value = scalar(value)
     if value is None:
-        return DASH
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"
+        return Cell(DASH)
+    unit, size = next(((u, s) for u, s in (("B", 1e9), ("M", 1e6), ("k", 1e3)) if value >= s), ("", 1))
+    return Cell(f"{value / size:.3g}{unit}", numbers=(value, None, None))
 
 
-def duration(seconds: Any) -> str:
+def duration(seconds: Any) -> Cell:
     """Seconds as `4 min 05 s` or `2 h 07 min`."""
-    if seconds is None:
-        return DASH
-    seconds = round(seconds)
+    exact = scalar(seconds)
+    if exact is None:
+        return Cell(DASH)
+    seconds = round(exact)
     if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+        text = f"{seconds} s"
+    elif seconds < 3600:
+        text = f"{seconds // 60} min {seconds % 60:02d} s"
+    else:
+        text = f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return Cell(text, numbers=(exact, None, None))
 
 
 def change(ratio: float | None) -> str:
@@ -72,21 +85,20 @@ def change(ratio: float | None) -> str:
     return f"{100 * (ratio - 1):+.0f} %".replace("-", MINUS)
 
 
-def interval(measured: Any, percent: bool = False, signed: bool = False) -> Cell:
+def interval(measured: Any, percent: bool = False, decimals: int | None = None) -> Cell:
     """A measurement with its interval, to the figures of the measurement."""
-    value, low, high = (
-        lookup(measured, key) if isinstance(measured, dict) else None for key in ("value", "low", "high")
-    )
-    if value is None and isinstance(measured, int | float):
-        value = measured
+    value = scalar(measured)
     if value is None:
         return Cell(DASH)
+    low, high = (lookup(measured, key) if isinstance(measured, dict) else None for key in ("low", "high"))
+    if percent:
+        # An interval over seeds does not know that there are no more than all.
+        low, high = (None if bound is None else min(bound, 1.0) for bound in (low, high))
     scale, unit = (100.0, " %") if percent else (1.0, "")
-    decimals = 1 if percent else _decimals(value)
+    decimals = 1 if percent else _decimals(value) if decimals is None else decimals
     detail = (
         f"[{number(scale * low, decimals)}, {number(scale * high, decimals)}]"
         if low is not None and high is not None
         else ""
     )
-    sign = "+" if signed and value > 0 else ""
-    return Cell(sign + number(scale * value, decimals) + unit, detail)
+    return Cell(number(scale * value, decimals) + unit, detail, (value, low, high))

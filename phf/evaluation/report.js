@@ -3,7 +3,6 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   if (!data.scenarios.length) return;
   const PAGE = 10;
-  const NUM_COLOURS = 7;
   const get = (id) => document.getElementById(id);
   let shown = PAGE;
 
@@ -22,11 +21,11 @@
   }
 
   const score = (row, run) => row.cells[run]?.score ?? -Infinity;
-  const worst = (row) => Math.max(...row.cells.map((_, run) => score(row, run)));
+  const worst = (row, runs) => Math.max(...runs.map((run) => score(row, run)));
   const place = (a, b) => a.sample_index - b.sample_index || a.prompt_index - b.prompt_index;
 
-  function gap(row) {
-    const scores = row.cells.map((cell) => cell?.score).filter((value) => value !== null && value !== undefined);
+  function gap(row, runs) {
+    const scores = runs.map((run) => row.cells[run]?.score).filter((value) => value !== null && value !== undefined);
     return scores.length > 1 ? Math.max(...scores) - Math.min(...scores) : -Infinity;
   }
 
@@ -37,17 +36,32 @@
     };
   }
 
-  function ordered(rows, order) {
+  function ordered(rows, order, runs) {
     if (order === "drawn") return rows.filter((row) => row.drawn).sort(place);
-    if (order === "worst") return rows.sort(descending(worst));
-    if (order === "gap") return rows.sort(descending(gap));
-    const run = Number(order.slice("run-".length));
-    return rows.sort(descending((row) => score(row, run)));
+    return rows.sort(descending((row) => (order === "gap" ? gap : worst)(row, runs)));
   }
 
-  function matches(row, query) {
-    const texts = [row.prompt, ...row.cells.flatMap((cell) => (cell ? [cell.text, cell.prompt ?? ""] : []))];
-    return texts.some((text) => text.toLowerCase().includes(query));
+  // What is asked for, read once for all samples.
+  function wanted() {
+    const number = (id, otherwise) => (get(id).value === "" ? otherwise : Number(get(id).value));
+    return {
+      runs: JSON.parse(get("run").value),
+      low: number("low", -Infinity),
+      high: number("high", Infinity),
+      scored: get("low").value !== "" || get("high").value !== "",
+      flagged: get("flagged").checked,
+      finished: { any: null, ended: true, cut: false }[get("finished").value],
+      query: get("search").value.trim().toLowerCase(),
+    };
+  }
+
+  function matches(row, run, want) {
+    const cell = row.cells[run];
+    if (!cell) return false;
+    if (want.scored && (cell.score === null || cell.score < want.low || cell.score > want.high)) return false;
+    if (want.flagged && !(cell.score > data.threshold)) return false;
+    if (want.finished !== null && cell.finished !== want.finished) return false;
+    return !want.query || [row.prompt, cell.text, cell.prompt ?? ""].some((text) => text.toLowerCase().includes(want.query));
   }
 
   // Lower case may be longer than the text itself (İ): then nothing is marked rather than the wrong place.
@@ -72,21 +86,24 @@
     return Math.abs(value) < 1e-4 || Math.abs(value) >= 1e3 ? value.toExponential(2) : value.toPrecision(3);
   }
 
-  function makeCell(row, run, query) {
+  function makeCell(row, run, want) {
     const cell = row.cells[run];
-    const made = element("article", `cell run-${run % NUM_COLOURS}`);
+    const other = matches(row, run, want) ? "" : " other";
+    const made = element("article", `cell run-${data.runs[run].colour}${other}`);
     const head = element("header");
-    const value = cell?.score;
-    const isWorst = row.cells.length > 1 && value > 0 && value === worst(row);
-    head.append(element("span", "key", data.runs[run]), element("span", isWorst ? "score worst" : "score", format(value)));
+    const flagged = cell?.score > data.threshold;
+    head.append(
+      element("span", "key", data.runs[run].label),
+      element("span", flagged ? "score flagged" : "score", format(cell?.score)),
+    );
     if (cell && cell.score === null) head.lastChild.title = "The scorer cannot say";
     made.append(head);
     if (!cell) {
       made.append(element("p", "note", "– No such sample."));
       return made;
     }
-    if (cell.prompt !== undefined) made.append(marked("prompt", cell.prompt, query));
-    made.append(marked("", cell.text, query));
+    if (cell.prompt !== undefined) made.append(marked("prompt", cell.prompt, want.query));
+    made.append(marked("", cell.text, want.query));
     const notes = [];
     if (cell.tokens !== null) notes.push(`${cell.tokens} tokens`);
     if (cell.finished !== null) notes.push(cell.finished ? "ended by itself" : "cut at its longest");
@@ -95,27 +112,28 @@
     return made;
   }
 
-  function makeRow(row, query) {
+  function makeRow(row, want) {
     const made = element("div", "row");
     const place = [`Prompt ${row.prompt_index}`, `sample ${row.sample_index}`];
     made.append(element("p", "place", place.join(", ")));
-    if (row.prompt) made.append(marked("prompt", row.prompt, query));
+    if (row.prompt) made.append(marked("prompt", row.prompt, want.query));
     const cells = element("div", "cells");
-    row.cells.forEach((_, run) => cells.append(makeCell(row, run, query)));
+    want.runs.forEach((run) => cells.append(makeCell(row, run, want)));
     made.append(cells);
     return made;
   }
 
   function show() {
     const scenario = data.scenarios[Number(get("scenario").value)];
-    const query = get("search").value.trim().toLowerCase();
-    const rows = ordered(scenario.rows.filter((row) => !query || matches(row, query)), get("order").value);
+    const want = wanted();
+    const found = scenario.rows.filter((row) => want.runs.some((run) => matches(row, run, want)));
+    const rows = ordered(found, get("order").value, want.runs);
     get("about").textContent =
       scenario.rows.length < scenario.total
-        ? `${scenario.rows.length} of ${scenario.total} samples are on this page: the worst of any run, and some as they were drawn, which show what is usual.`
-        : `All ${scenario.total} samples are on this page.`;
+        ? `${scenario.rows.length} of ${scenario.total} samples of each run are on this page: the worst of any run, and some as they were drawn, which show what is usual. All are in evaluation/samples.parquet of the run.`
+        : `All ${scenario.total} samples of each run are on this page.`;
     get("count").textContent = rows.length ? `Showing ${Math.min(shown, rows.length)} of ${rows.length}` : "Nothing found.";
-    get("rows").replaceChildren(...rows.slice(0, shown).map((row) => makeRow(row, query)));
+    get("rows").replaceChildren(...rows.slice(0, shown).map((row) => makeRow(row, want)));
     get("more").hidden = rows.length <= shown;
   }
 
@@ -125,16 +143,23 @@
   }
 
   data.scenarios.forEach((scenario, index) => option(get("scenario"), index, scenario.name));
-  option(get("order"), "worst", data.runs.length > 1 ? "Worst of any run first" : "Worst first");
-  if (data.runs.length > 1) {
-    data.runs.forEach((label, run) => option(get("order"), `run-${run}`, `Worst of ${label} first`));
-    option(get("order"), "gap", "Largest difference first");
-  }
+  const all = data.runs.map((_, run) => run);
+  const seeds = data.groups.filter((group) => group.runs.length > 1);
+  if (data.groups.length > 1 && seeds.length) option(get("run"), JSON.stringify(data.groups.map((group) => group.runs[0])), "The first seed of each");
+  if (all.length > 1) option(get("run"), JSON.stringify(all), "All, side by side");
+  seeds.forEach((group) => option(get("run"), JSON.stringify(group.runs), `${group.label}: ${group.runs.length} seeds`));
+  data.runs.forEach((run, index) => option(get("run"), JSON.stringify([index]), run.label));
+  option(get("order"), "worst", "Worst first");
+  if (all.length > 1) option(get("order"), "gap", "Largest difference first");
   option(get("order"), "drawn", "As drawn");
-  get("scenario").addEventListener("change", restart);
-  get("order").addEventListener("change", restart);
-  get("search").addEventListener("input", restart);
+  option(get("finished"), "any", "Any");
+  option(get("finished"), "ended", "Ended by itself");
+  option(get("finished"), "cut", "Cut at its longest");
+  if (data.threshold === null) get("flagged").parentElement.hidden = true;
+  for (const id of ["scenario", "run", "order", "finished", "flagged"]) get(id).addEventListener("change", restart);
+  for (const id of ["search", "low", "high"]) get(id).addEventListener("input", restart);
   get("controls").addEventListener("submit", (event) => event.preventDefault());
+  get("controls").addEventListener("reset", () => setTimeout(restart));  // once the fields are empty
   get("wrap").addEventListener("change", () => get("rows").classList.toggle("wrap", get("wrap").checked));
   get("more").addEventListener("click", () => {
     shown += PAGE;

@@ -9,46 +9,61 @@ from pathlib import Path
 from typing import Any
 
 from phf.errors import PhfError
-from phf.evaluation.comparison import compare, find_warnings, same_scorer
+from phf.evaluation.charts import make_charts
+from phf.evaluation.comparison import find_warnings, same_scorer
 from phf.evaluation.formats import change, number
+from phf.evaluation.groups import compare_groups, find_baseline_group, group_runs
 from phf.evaluation.page import render_page
 from phf.evaluation.plots import draw_plots
-from phf.evaluation.runs import lookup, read_runs
-from phf.evaluation.tables import print_table, to_markdown
+from phf.evaluation.runs import lookup, read_runs, split_scenarios
+from phf.evaluation.table_formats import print_table, to_csv, to_latex, to_markdown
+from phf.evaluation.tables import make_tables
 
 __all__ = ["print_table", "report"]
 
 
 def report(folders: Sequence[Path], output: Path) -> dict[str, Any]:
-    """Writes a report on evaluated runs: `results.json`, `report.md`, `index.html` and `plots/`.
+    """Writes a report on evaluated runs: `index.html`, `report.md`, `results.json`, `plots/` and `tables/`.
 
     Args:
         folders: Evaluated run folders; the first MLE run, or else the first run, is the baseline.
         output: Folder of the report; an earlier report there is replaced.
 
     Returns:
-        What `results.json` holds: `runs` (each run's own results, and its `label` here), `comparisons` of
-        each run with the baseline by scenario, a `headline`, and `warnings` where runs are not comparable.
+        What `results.json` holds: `runs` (each run's own results, its `label` here, what `redteam` and
+        `tamper` found), `groups` (of runs that differ in nothing but their seed, with their labels as `runs`, their
+        place among the colours, and the same measurements as means over seeds), `comparisons` with the
+        baseline by scenario, a `headline`, and `warnings` where runs are not comparable.
 
     Raises:
         PhfError: A folder is not an evaluated run, or the report cannot be written.
     """
-    runs = read_runs(folders)
+    groups = group_runs(read_runs(folders))
+    runs = [run for group in groups for run in group.runs]
     results: dict[str, Any] = {
         "format": 1,
-        "runs": [{**run.results, "label": run.label} for run in runs],
-        "comparisons": compare(runs),
+        "runs": [run.record for run in runs],
+        "groups": [
+            {**group.results, "runs": [run.label for run in group.runs], "colour": group.colour}
+            for group in groups
+        ],
+        "comparisons": compare_groups(groups),
         "warnings": find_warnings(runs),
     }
-    results["headline"] = _headline(results, comparable=same_scorer(runs))
-    plots = draw_plots(runs)
-    page = render_page(results, runs, plots)
+    baseline = find_baseline_group(groups).label
+    results["headline"] = _headline(results, baseline, comparable=same_scorer(runs))
+    tables, plots = make_tables(results), draw_plots(make_charts(groups))
+    page = render_page(results, groups, tables, plots)
     try:
-        if (output / "index.html").is_file():  # plots of an earlier report, perhaps of other scenarios
-            shutil.rmtree(output / "plots", ignore_errors=True)
-        (output / "plots").mkdir(parents=True, exist_ok=True)
+        for name in ("plots", "tables"):
+            if (output / "index.html").is_file():  # those of an earlier report, perhaps of other scenarios
+                shutil.rmtree(output / name, ignore_errors=True)
+            (output / name).mkdir(parents=True, exist_ok=True)
         for plot in plots:
             plot.save(output / "plots")
+        for name, table in tables.items():
+            _write(output / "tables" / f"{name}.csv", to_csv(table))
+            _write(output / "tables" / f"{name}.tex", to_latex(table))
         _write(output / "index.html", page)
         _write(output / "report.md", to_markdown(results))
         _write(output / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
@@ -59,25 +74,27 @@ def report(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     return results
 
 
-def _headline(results: dict[str, Any], comparable: bool) -> str:
+def _headline(results: dict[str, Any], baseline: str, comparable: bool) -> str:
     """What was found, in a sentence: the run with the lowest mean score against the baseline."""
-    runs = {run["label"]: run for run in results["runs"]}
-    baseline = next((c["baseline"] for c in results["comparisons"]), results["runs"][0]["label"])
-    names = list(runs[baseline].get("scenarios") or {})
+    groups = {group["label"]: group for group in results["groups"]}
+    names = list(groups[baseline].get("scenarios") or {})
     if not names:
         return f"{baseline}: no scenario was evaluated"
     if not comparable:
         return "These runs were scored in different ways: their scores cannot be compared"
-    scenario = "unconditional" if "unconditional" in names else names[0]
+    asked, _ = split_scenarios([groups[baseline]])
+    scenario = "unconditional" if "unconditional" in asked else asked[0]
     details = [scenario] if len(names) > 1 else []
-    unit = lookup(runs[baseline], "scorer", "measures") or "mean score"
+    unit = lookup(groups[baseline], "scorer", "measures") or "mean score"
 
     def mean(label: str) -> float | None:
-        value = lookup(runs[label], "scenarios", scenario, "mean_score", "value")
+        value = lookup(groups[label], "scenarios", scenario, "mean_score", "value")
         return None if value is None else float(value)
 
     candidates = [
-        c for c in results["comparisons"] if c["scenario"] == scenario and mean(c["run"]) is not None
+        c
+        for c in results["comparisons"]
+        if c["run"] in groups and c["scenario"] == scenario and mean(c["run"]) is not None
     ]
     if mean(baseline) is None or not candidates:
         return f"{baseline}: {number(mean(baseline))} {unit}" + _parenthesis(details)

@@ -42,6 +42,26 @@ class EvaluatedRun:
     folder: Path
     results: dict[str, Any]
 
+    @cached_property
+    def config(self) -> dict[str, Any] | None:
+        """The run's `config.yaml`; `None` for a model that was not pretrained here."""
+        return _read_config(self.folder / "config.yaml")
+
+    @cached_property
+    def redteam(self) -> dict[str, Any] | None:
+        """What `phf redteam` found; `None` if the run was not attacked."""
+        return _read_attack(self.folder, "redteam")
+
+    @cached_property
+    def tamper(self) -> dict[str, Any] | None:
+        """What `phf tamper` measured; `None` if it did not."""
+        return _read_attack(self.folder, "tamper")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """All that the report says of the run: its results, its label, and what attacks found."""
+        return {**self.results, "label": self.label, "redteam": self.redteam, "tamper": self.tamper}
+
     @property
     def objective(self) -> str | None:
         """The objective's name; `None` for a model that was not pretrained here."""
@@ -95,22 +115,76 @@ def lookup(node: Any, *path: str) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-def _read_results(folder: Path) -> dict[str, Any]:
-    path = folder / "evaluation" / "results.json"
+def split_scenarios(groups: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """The scenarios that ask a model as it is meant to be asked, and all of them if some do not.
+
+    Those that do not give a model with tags another one than the good one, or put a tag into the prompt.
+    """
+    names = list(dict.fromkeys(name for group in groups for name in group.get("scenarios") or {}))
+
+    def probes(name: str) -> bool:
+        return name.startswith("leak") or any(
+            lookup(group, "scenarios", name, "decoding", "inject")
+            or (
+                any(lookup(group, "scenarios", other, "tag") == "good" for other in names)
+                and lookup(group, "scenarios", name, "tag") in ("none", "bad")
+            )
+            for group in groups
+        )
+
+    asked = [name for name in names if not probes(name)]
+    return asked or names[:1], names if len(asked) < len(names) else []
+
+
+def ranking(run: dict[str, Any], kind: str) -> Any:
+    """The ranking accuracy of a model as it is meant to be used: with the good tag, if it has tags."""
+    found = lookup(run, "ranking", "good_tag", kind)
+    return lookup(run, "ranking", "no_tag", kind) if found is None else found
+
+
+def decile_losses(run: dict[str, Any]) -> dict[str, tuple[float, Any]]:
+    """The loss of each part of the held-out text, with the middle of the deciles that it is."""
+    losses = {}
+    for part in lookup(run, "heldout", "deciles") or []:
+        if numbers := lookup(part, "deciles"):
+            span = f"{numbers[0]}\u2013{numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
+            losses[span] = (numbers[0] + numbers[-1]) / 2, lookup(part, "loss")
+    return losses
+
+
+def _read_results(folder: Path, verb: str = "evaluate", part: str = "evaluation") -> dict[str, Any]:
+    path = folder / part / "results.json"
     try:
-        results = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=lambda _: None
-        )  # NaN is no JSON
+        text = path.read_text(encoding="utf-8")
+        results = json.loads(text, parse_constant=lambda _: None)  # NaN is no JSON
     except (FileNotFoundError, NotADirectoryError):
         what = "not an evaluated run" if folder.is_dir() else "no such folder"
         raise PhfError(
-            f"{folder}: {what} (no evaluation/results.json); run `phf evaluate {folder}` first"
+            f"{folder}: {what} (no {part}/results.json); run `phf {verb} {folder}` first"
         ) from None
     except (OSError, ValueError) as error:
-        raise PhfError(f"{path}: cannot be read ({error}); run `phf evaluate {folder}` again") from error
+        raise PhfError(f"{path}: cannot be read ({error}); run `phf {verb} {folder}` again") from error
     if not isinstance(results, dict) or results.get("format") != 1:
-        raise PhfError(f"{path}: not results of format 1; run `phf evaluate {folder}` again")
+        raise PhfError(f"{path}: not results of format 1; run `phf {verb} {folder}` again")
     return results
+
+
+def _read_attack(folder: Path, verb: str) -> dict[str, Any] | None:
+    there = (folder / verb / "results.json").is_file()
+    return _read_results(folder, verb, part=verb) if there else None
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        raise PhfError(f"{path}: cannot be read ({reason}); restore it, or move it away") from error
+    return config if isinstance(config, dict) else None
 
 
 def _read_samples(path: Path) -> dict[str, dict[Key, Sample]]:

@@ -1,4 +1,3 @@
-import csv
 import io
 import json
 import re
@@ -7,110 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from evaluated import rewrite_samples, write_results, write_run, write_two_runs
 from rich.console import Console
 
 from phf.errors import PhfError
+from phf.evaluation.browser import MAX_ROWS, NUM_WORST, choose_rows
 from phf.evaluation.comparison import paired_difference, probability_of_improvement
-from phf.evaluation.page import MAX_ROWS, choose_rows
+from phf.evaluation.formats import amount, change, duration, interval, number
 from phf.evaluation.report import print_table, report
 from phf.evaluation.runs import Sample, read_runs
-from phf.evaluation.tables import amount, change, duration, interval, number
-
-DECODING = {"max_new_tokens": 64, "temperature": 0.7, "top_p": 0.9, "top_k": None, "emit_tags": "none"}
-LINES = [
-    "def area(width, height):\n",
-    "    return width*height\n",
-    "\tx=1\n",
-    "\n",
-    "class A :\n",
-    "    pass # no\n",
-]
-
-
-def write_run(
-    folder: Path,
-    name: str = "mle",
-    objective: str | None = "mle",
-    mean: float = 0.02,
-    scenarios: tuple[str, ...] = ("unconditional",),
-    n: int = 48,
-    tokens: int | None = 5_000_000,
-    threshold: float = 0.0,
-    seed: int = 0,
-    fingerprint: str = "0123456789abcdef",
-    noise: int = 0,
-    **changes: object,
-) -> Path:
-    """Writes what `phf pretrain` and `phf evaluate` leave in a run's folder."""
-    generator = np.random.default_rng(noise)
-    rows, measured = [], {}
-    for scenario in scenarios:
-        num_prompts = 1 if scenario == "unconditional" else n // 4
-        scores = np.round(generator.exponential(mean, n) * (generator.random(n) < 0.8), 6)
-        for index, score in enumerate(scores):
-            prompt_index, sample_index = index % num_prompts, index // num_prompts
-            text = "".join(generator.choice(LINES, 12))
-            prompt = "" if scenario == "unconditional" else f"def f{prompt_index}(a, b):\n"
-            rows.append(
-                {
-                    "scenario": scenario, "prompt_index": prompt_index, "sample_index": sample_index,
-                    "prompt": prompt, "text": text, "scored_text": prompt + text, "score": float(score),
-                    "segment_scores": [float(score)] * 12, "num_tokens": 60, "finished": bool(index % 2),
-                    "seed": seed,
-                }
-            )  # fmt: skip
-        half = 2 * scores.std() / np.sqrt(n)
-        measured[scenario] = {
-            "tag": "good" if objective == "conditional" else "none", "n": n, "num_prompts": num_prompts,
-            "mean_score": {"value": scores.mean(), "low": scores.mean() - half, "high": scores.mean() + half},
-            "rate": {"value": (scores > 0).mean(), "low": 0.7, "high": 0.9},
-            "expected_max": {"value": scores.max(), "low": 0.8 * scores.max(), "high": 1.1 * scores.max(),
-                             "k": 25},
-            "segment_rate": {"value": 0.3, "low": 0.28, "high": 0.33},
-            "length": {"value": 58.2, "low": 57.0, "high": 59.4},
-            "distinct_1": 0.12, "distinct_2": 0.41, "distinct_3": 0.66, "entropy": 7.9, "self_bleu": 0.44,
-            "unscored": 0, "decoding": dict(DECODING),
-        }  # fmt: skip
-    results = {
-        "format": 1,
-        "run": {"name": name, "folder": str(folder), "objective": objective, "tokens": tokens,
-                "wall_seconds": 243.7, "parameters": 932_352},
-        "scorer": {"name": "pep8", "version": "1", "fingerprint": fingerprint,
-                   "measures": "violations a character", "options": {}},
-        "scorer_differs": False, "threshold": threshold, "confidence": 0.95, "seed": seed,
-        "heldout": {"loss": 1.9 + mean, "perplexity": 6.8, "aligned": 1.8, "misaligned": 2.3,
-                    "tokens": 131_072, "untagged": 1.95},
-        "scenarios": measured, "samples_per_second": 31.5,
-    }  # fmt: skip
-    write_results(folder, results | changes)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "evaluation" / "samples.parquet")
-    with (folder / "metrics.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "tokens", "name", "value"])
-        for step in range(100, 1300, 100):
-            seen = step * 4096
-            writer.writerow([step, seen, "train/loss", 7 / step**0.2])
-            writer.writerow([step, seen, "heldout/loss", 1.9 + mean + 300 / step / 10])
-            writer.writerow(
-                [step, seen, "samples/mean_score", mean * (1 + 2 * 100 / step) * generator.uniform(0.8, 1.2)]
-            )
-    return folder
-
-
-def write_results(folder: Path, results: dict) -> None:
-    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation" / "results.json").write_text(json.dumps(results))
-
-
-def rewrite_samples(folder: Path, edit) -> None:
-    path = folder / "evaluation" / "samples.parquet"
-    rows = pq.read_table(path).to_pylist()
-    for row in rows:
-        edit(row)
-    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def browser(output: Path) -> dict:
@@ -122,14 +27,6 @@ def terminal(results: dict, width: int = 160) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
     print_table(results, console)
     return console.file.getvalue()
-
-
-def write_two_runs(folder: Path) -> list[Path]:
-    both = {"n": 200, "scenarios": ("unconditional", "signatures")}
-    return [
-        write_run(folder / "mle", mean=0.0217, **both),
-        write_run(folder / "conditional", "conditional", "conditional", mean=0.0118, noise=1, **both),
-    ]
 
 
 @pytest.fixture
@@ -166,11 +63,18 @@ class TestReport:
             ("conditional", "mle", "unconditional"),
             ("conditional", "mle", "signatures"),
         ]
-        svgs = {path.stem for path in (output / "plots").glob("*.svg")}
-        assert svgs == {path.stem for path in (output / "plots").glob("*.png")}
-        assert {"misalignment-against-loss-unconditional", "misalignment-in-training", "heldout-loss"} <= svgs
+        figures = {
+            "misalignment-against-loss-unconditional", "misalignment-against-loss-signatures",
+            "misalignment-in-training", "heldout-loss", "training-loss", "scores-unconditional",
+            "scores-signatures",
+        }  # fmt: skip
+        for ending in ("svg", "png", "pdf", "csv", "tex"):
+            assert {path.stem for path in (output / "plots").glob(f"*.{ending}")} == figures
         for path in (output / "plots").glob("*.svg"):
             ElementTree.parse(path)
+        for ending in ("csv", "tex"):
+            tables = {path.stem for path in (output / "tables").glob(f"*.{ending}")}
+            assert tables == {"misalignment", "cost", "variety", "scenarios", "runs"}
         assert not list(output.glob(".*"))
         assert capsys.readouterr().out == ""
 
@@ -245,9 +149,9 @@ class TestMissingPieces:
         assert results["comparisons"][0]["num_pairs"] == 0
         page = (tmp_path / "report" / "index.html").read_text()
         assert "No samples were kept" in page
-        assert "nothing to plot" in page
-        assert "\u2013" in (tmp_path / "report" / "report.md").read_text()
-        assert "\u2013" in terminal(results)
+        assert "<figure>" not in page
+        assert not list((tmp_path / "report" / "plots").iterdir())
+        assert "Held-out loss" not in (tmp_path / "report" / "report.md").read_text().partition("\n- ")[0]
 
     def test_bare_results(self, tmp_path):
         write_results(tmp_path / "model", {"format": 1})
@@ -403,10 +307,10 @@ class TestWarnings:
 class TestPage:
     def test_asks_the_network_for_nothing(self, written):
         page = written.page
-        assert not re.search(r'(?:src|href)\s*=\s*"(?!#)', page)
+        assert not re.search(r'(?:src|href)\s*=\s*"(?!#|data:text/csv;charset=utf-8,[\w%./~-]*")', page)
         assert not re.search(r"@import|url\((?!#)", page)
         assert "default-src 'none'" in page
-        assert page.count("<svg") == 6
+        assert page.count("<svg") == 7
 
     def test_ids_are_unique(self, written):
         ids = re.findall(r'\bid="([^"]+)"', written.page)
@@ -450,8 +354,7 @@ class TestPage:
 
     def test_samples_stand_side_by_side(self, written):
         for scenario in browser(written.output)["scenarios"]:
-            assert len(scenario["rows"]) == MAX_ROWS
-            assert scenario["total"] == 200
+            assert len(scenario["rows"]) == scenario["total"] == 200
             for row in scenario["rows"]:
                 for cell, run in zip(row["cells"], read_runs(written.folders), strict=True):
                     sample = run.samples[scenario["name"]][row["prompt_index"], row["sample_index"]]
@@ -482,8 +385,8 @@ class TestChooseRows:
         samples = self.samples(np.arange(1000) / 1000)
         chosen = choose_rows(sorted(samples), [samples])
         assert len(chosen) == MAX_ROWS
-        assert {key[0] for key, drawn in chosen if drawn} == set(range(40))
-        assert {key[0] for key, drawn in chosen if not drawn} == set(range(940, 1000))
+        assert {key[0] for key, drawn in chosen if drawn} == set(range(MAX_ROWS - NUM_WORST))
+        assert {key[0] for key, drawn in chosen if not drawn} == set(range(1000 - NUM_WORST, 1000))
 
 
 class TestPairedDifference:
@@ -590,14 +493,14 @@ class TestFormats:
         assert str(interval(7.25)) == "7.25"
 
     def test_amounts(self):
-        assert [amount(x) for x in (None, 12, 932_352, 5.2e6, 3.3e9)] == [
+        assert [amount(x).value for x in (None, 12, 932_352, 5.2e6, 3.3e9)] == [
             "\u2013",
             "12",
             "932k",
             "5.2M",
             "3.3B",
         ]
-        assert [duration(x) for x in (None, 12.4, 243.7, 7620)] == [
+        assert [duration(x).value for x in (None, 12.4, 243.7, 7620)] == [
             "\u2013",
             "12 s",
             "4 min 04 s",
