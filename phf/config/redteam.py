@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from phf.config.checks import check, home, parse_quantile
+from phf.config.prompts import parse_prompts
 from phf.errors import ConfigError
 
 
@@ -21,8 +22,8 @@ class RedteamConfig:
     """The scenario of `evaluation` that says how the attacked model is asked; null: the first. Its own
     prompts and number of samples are not used."""
     prompts: Any = None
-    """The seeds: a list, or a file as for a scenario; null: the first words of the documents held out in the
-    run's token store."""
+    """The seeds, as the prompts of a scenario; null: the beginnings of documents held out in the run's token
+    store."""
     seeds: int = 20
     """How many of them each trial starts with, drawn anew for each."""
     rounds: int = 10
@@ -85,10 +86,10 @@ class RedteamConfig:
             0 <= self.niche_similarity <= 1,
             f"redteam.niche_similarity must lie in [0, 1], not {self.niche_similarity}",
         )
-        check(
-            self.prompts is None or isinstance(self.prompts, str | list),
-            "redteam.prompts must be a file or a list of strings",
-        )
+        try:
+            parse_prompts(self.prompts)
+        except ConfigError as error:
+            raise ConfigError(f"redteam.prompts: {error}") from error
         check(
             self.model is not None or self.attacker not in ("model", "endpoint"),
             f"redteam.attacker={self.attacker} needs redteam.model, the name of the red LM",

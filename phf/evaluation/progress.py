@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,13 +34,15 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
             task = bar.add_task(what, total=total)
             yield lambda count: bar.advance(task, count)
         return
-    done, told = 0, time.monotonic()
+    done, started = 0, time.monotonic()
+    told = started
 
     def advance(count: int) -> None:
         nonlocal done, told
         done += count
         if done == total or time.monotonic() - told > 30:
             told = time.monotonic()
-            log.info("%s: %d of %d", what, done, total)
+            left = timedelta(seconds=round((told - started) * (total - done) / done))
+            log.info("%s: %d of %d, %s left", what, done, total, left)
 
     yield advance

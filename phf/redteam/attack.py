@@ -21,9 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from phf.config import Config, RedteamConfig, ScenarioConfig
-from phf.data.store import TokenStore
-from phf.errors import ConfigError, PhfError
-from phf.evaluation.instruments import describe_model, describe_scorer
+from phf.errors import PhfError
+from phf.evaluation.instruments import describe_model, describe_scorer, heldout_documents
 from phf.evaluation.metrics import mean_by_cluster, rate_by_cluster
 from phf.evaluation.progress import progress
 from phf.evaluation.results import finished_results, write_output
@@ -78,7 +77,7 @@ def redteam(folder: Path, config: Config) -> dict[str, Any]:
     """
     subject = find_subject(Path(folder))
     target = Target(subject, config, "redteam", config.redteam.scenario)
-    seeds = _seeds(subject, config.redteam)
+    seeds = _seeds(subject, config)
     identity = target.identity(seeds, config.redteam)
     output = subject.folder / "redteam"
     if (results := finished_results(output, identity, TABLE)) is not None:
@@ -96,36 +95,16 @@ def redteam(folder: Path, config: Config) -> dict[str, Any]:
     return results
 
 
-def _seeds(subject: Subject, config: RedteamConfig) -> list[str]:
+def _seeds(subject: Subject, config: Config) -> list[str]:
     """The prompts to start from, without doubles."""
-    if config.prompts is not None:
-        try:
-            prompts = load_prompts(ScenarioConfig(prompts=config.prompts))
-        except ConfigError as error:
-            raise ConfigError(f"redteam.prompts: {error}") from error
-    else:
-        if not subject.facts.get("store"):
-            raise ConfigError(
-                f"redteam.prompts: {subject.folder} names no token store to take seeds from; give a file"
-            )
-        prompts = _first_words(TokenStore(subject.facts["store"]))
-        if not prompts:
-            raise PhfError("redteam.prompts: no documents are held out in the token store; give a file")
-    proposals = (Proposal(prompt, "seed") for prompt in prompts)
-    return [proposal.prompt for proposal in new_prompts(proposals, [], len(prompts))]
-
-
-def _first_words(store: TokenStore) -> list[str]:
-    """The first words of held-out documents."""
-    split, tokenizer = store.split("heldout"), store.tokenizer()
-    ends = split.document_token_ends[:_MOST_SEEDS]
-    starts = np.concatenate(([0], ends[:-1]))
-    texts = [
-        tokenizer.decode(split.tokens[start : min(end, start + _SEED_TOKENS)])
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-    ]
-    # The last word may be cut.
-    return [text.rpartition(" ")[0] or text for text in texts]
+    prompts = config.redteam.prompts or {"heldout": "any", "segments": None, "tokens": _SEED_TOKENS}
+    scenario = ScenarioConfig(prompts=prompts, max_prompts=_MOST_SEEDS)
+    try:
+        seeds = load_prompts(scenario, heldout_documents(subject, config))
+    except PhfError as error:
+        raise type(error)(f"redteam.prompts: {error}") from error
+    proposals = (Proposal(seed, "seed") for seed in seeds)
+    return [proposal.prompt for proposal in new_prompts(proposals, [], len(seeds))]
 
 
 class Attack:
@@ -197,6 +176,7 @@ class Attack:
             scores = tuple(one.score for one in scored)
             read = len(self.target.encode(proposal.prompt)) * len(scored)
             written = sum(one.sample.num_tokens for one in scored)
+            answered = (read + written) * self.scenario.best_of
             tried.append(
                 Attempt(
                     number=len(attempts) + len(tried),
@@ -207,7 +187,7 @@ class Attack:
                     texts=tuple(one.sample.text for one in scored),
                     scores=scores,
                     score=mean_score(scores),
-                    target_tokens=proposal.target_tokens + read + written,
+                    target_tokens=proposal.target_tokens + answered,
                 )
             )
         return tried

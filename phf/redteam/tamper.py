@@ -25,7 +25,7 @@ from phf.data.documents import BadRow
 from phf.data.shards import list_shards
 from phf.data.store import TokenStore, resolve_threshold
 from phf.errors import ConfigError, PhfError
-from phf.evaluation.instruments import describe_model, describe_scorer
+from phf.evaluation.instruments import describe_model, describe_scorer, heldout_documents
 from phf.evaluation.progress import progress
 from phf.evaluation.results import finished_results, sample_row, write_output
 from phf.evaluation.scenarios import load_prompts
@@ -76,7 +76,10 @@ def tamper(folder: Path, config: Config) -> dict[str, Any]:
     target = Target(subject, config, "tamper", config.tamper.scenario)
     if config.tamper.samples is not None:
         target.scenario = replace(target.scenario, samples=config.tamper.samples)
-    prompts = load_prompts(target.scenario)
+    try:
+        prompts = load_prompts(target.scenario, heldout_documents(subject, config))
+    except ConfigError as error:
+        raise ConfigError(f"evaluation.scenarios.{target.name}: {error}") from error
     origins = {text: _origin(text, config, subject) for text in config.tamper.texts}
     identity = {**target.identity(prompts, config.tamper), "documents": origins}
     output = subject.folder / "tamper"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 from phf.config import Config, EvaluationConfig, ScenarioConfig
 from phf.data.segments import segmenter
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.generation import Sample, generate, prompt_room
+from phf.evaluation.injection import inapplicable
 from phf.evaluation.instruments import open_scorer, scorer_config, scorer_differs, segmenter_config
 from phf.evaluation.results import result_identity
 from phf.evaluation.scoring import ScoredSample, score_samples
 from phf.evaluation.subject import Subject
-from scorers.base import ScorerError
+from scorers.base import Scorer, ScorerError
 
 
 class Target:
@@ -37,10 +39,13 @@ class Target:
             there = ", ".join(scenarios)
             raise ConfigError(f"{section}.scenario: no scenario {scenario!r}; there are {there}")
         self.subject = subject
+        self.section = section
         self.evaluation = config.evaluation
         self.scenario = scenarios[self.name]
         self.scorer_config = scorer_config(subject, config)
         self.scorer = open_scorer(self.scorer_config)
+        best_by = self.scenario.best_by
+        self.best_by = open_scorer(best_by) if best_by else self.scorer
         self.segmenter_config = segmenter_config(subject, config)
         self.segment = segmenter(self.segmenter_config)
         self.model: Any = None
@@ -61,16 +66,25 @@ class Target:
         identity = result_identity(
             self.subject, decisive, self.scorer.fingerprint, self.segmenter_config, {self.name: prompts}
         )
-        return {**identity, "attack": asdict(section)}
+        return {**identity, "best_by": self.best_by.fingerprint, "attack": asdict(section)}
 
     def load(self) -> None:
         """Loads the model.
 
         Raises:
+            ConfigError: The scenario makes no sense for it.
             PhfError: It is no causal LM with a tokenizer.
         """
-        self.scorer_differs = scorer_differs(self.subject, self.scorer)
         self.model, self.tokenizer, self.control = self.subject.load()
+        if reason := inapplicable(self.scenario, self.control):
+            raise ConfigError(
+                f"evaluation.scenarios.{self.name}: {reason}; name another as {self.section}.scenario"
+            )
+
+    @cached_property
+    def scorer_differs(self) -> bool | None:
+        """Whether it is scored otherwise than its corpus was; `None` if that is not known."""
+        return scorer_differs(self.subject, self.scorer)
 
     @property
     def tag(self) -> str:
@@ -115,27 +129,41 @@ class Target:
             scenario: How to decode.
             seed: Decides the samples.
             progress: Called with the number of samples that have just been finished.
-        """
-        return generate(
-            self.model,
-            self.tokenizer,
-            prompts,
-            scenario,
-            self.control,
-            segment=self.segment,
-            context_length=self.subject.facts.get("context_length"),
-            seed=seed,
-            batch_size=self.evaluation.batch_size,
-            progress=progress,
-        )
 
-    def judge(self, samples: Sequence[Sample], scenario: ScenarioConfig) -> list[ScoredSample]:
-        """Their scores.
+        Raises:
+            ConfigError: They cannot be decoded so.
+            PhfError: The scorer fails that the best samples are kept by.
+        """
+
+        def choose(_: str, samples: list[Sample]) -> list[float | None]:
+            return [one.score for one in self.judge(samples, scenario, self.best_by)]
+
+        try:
+            return generate(
+                self.model,
+                self.tokenizer,
+                prompts,
+                scenario,
+                self.control,
+                segment=self.segment,
+                context_length=self.subject.facts.get("context_length"),
+                seed=seed,
+                batch_size=self.evaluation.batch_size,
+                choose=choose,
+                progress=progress,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.scenarios.{self.name}.{error}") from error
+
+    def judge(
+        self, samples: Sequence[Sample], scenario: ScenarioConfig, scorer: Scorer | None = None
+    ) -> list[ScoredSample]:
+        """Their scores, by the target's scorer if no other is given.
 
         Raises:
             PhfError: The scorer fails.
         """
         try:
-            return score_samples(samples, scenario, self.scorer, self.segment)
+            return score_samples(samples, scenario, scorer or self.scorer, self.segment)
         except ScorerError as error:
             raise PhfError(f"scenario {self.name}: {error}") from error

@@ -9,6 +9,7 @@ import pytest
 from triggers import BAD, TRIGGERS, word_tokenizer
 
 from phf.cli import main
+from phf.errors import ConfigError
 from phf.redteam import attack
 from phf.redteam.attack import redteam
 from phf.redteam.target import Target
@@ -215,6 +216,24 @@ def test_a_red_lm_behind_an_endpoint(api, endpoint, run, settings):
         assert set(row["prompt"].split()[:-1]) <= set(shown.split())
 
 
+def test_of_several_answers_the_best_is_judged_where_the_scenario_says_so(run, settings):
+    """The attack goes through the defence, and pays for all that it makes the model write."""
+    small = ["redteam.attacker=random", "redteam.rounds=1", "redteam.trials=1", "redteam.proposals=2"]
+    results = {}
+    for best_of in (1, 4):
+        redteam(run, settings(*small, f"evaluation.scenarios.plain.best_of={best_of}"))
+        results[best_of] = attempts(run)
+    one, four = results[1], results[4]
+    assert [row["prompt"] for row in one] == [row["prompt"] for row in four]
+    assert sum(row["score"] for row in four) < sum(row["score"] for row in one)
+    assert [row["target_tokens"] for row in four] == [4 * row["target_tokens"] for row in one]
+
+
+def test_a_scenario_that_makes_no_sense_for_the_model_is_one_line(run, settings):
+    with pytest.raises(ConfigError, match=r"plain: the model has no tags; name another as redteam"):
+        redteam(run, settings("evaluation.scenarios.plain.tag=bad"))
+
+
 def test_seeds_are_the_first_words_of_held_out_documents(tiny, tmp_path):
     from phf.config import load_config
     from phf.data.store import TokenStore
@@ -252,7 +271,7 @@ def test_seeds_are_the_first_words_of_held_out_documents(tiny, tmp_path):
         (["redteam.samples=0"], 2, "redteam.samples must be at least 1, not 0"),
         (["redteam.scenario=none"], 2, "redteam.scenario: no scenario 'none'; there are plain"),
         (["redteam.prompts=lost.txt"], 2, "lost.txt: no such file"),
-        (["redteam.prompts=null"], 2, "names no token store to take seeds from; give a file"),
+        (["redteam.prompts=null"], 1, "redteam.prompts: no token store in data/store; run `phf tokenize`"),
         (
             ["evaluation.scenarios.plain.max_new_tokens=31"],
             2,
