@@ -124,7 +124,9 @@ class EvaluationConfig:
     confidence: float = 0.95
     """Coverage of the bootstrap intervals."""
     batch_size: int = 64
-    """Samples generated at a time."""
+    """Rows generated at a time: a sample takes one, with guidance two, with safe beams twice their number."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """What generates; vllm (`pip install 'phf[vllm]'`) is for large models, and draws other samples."""
     seed: int = 0
     """Decides every sample; two runs evaluated with one seed get the same noise for the same prompt."""
     heldout_blocks: int | None = 512

@@ -26,11 +26,12 @@ Grids = dict[str, dict[str, list[Any]]]
 def take_grids(layer: DictConfig, grids: Grids) -> None:
     """Moves the lists of a layer of configuration into `grids`; a plain value ends an earlier list."""
     scenarios = OmegaConf.select(layer, "evaluation.scenarios", throw_on_resolution_failure=False)
-    for name, scenario in scenarios.items_ex(resolve=False) if isinstance(scenarios, DictConfig) else ():
+    for key, scenario in scenarios.items_ex(resolve=False) if isinstance(scenarios, DictConfig) else ():
+        name = str(key)
         for field in FIELDS if isinstance(scenario, DictConfig) else ():
             if field not in scenario:
                 continue
-            grid = grids.setdefault(str(name), {})
+            grid = grids.setdefault(name, {})
             grid.pop(field, None)
             if OmegaConf.is_list(scenario._get_node(field)):
                 grid[field] = list(scenario.pop(field))

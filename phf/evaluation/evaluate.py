@@ -206,6 +206,7 @@ def _generate(
             batch_size=config.evaluation.batch_size,
             choose=choose,
             progress=advance,
+            vllm_folder=subject.model_folder if config.evaluation.backend == "vllm" else None,
         )
 
 

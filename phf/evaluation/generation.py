@@ -5,21 +5,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
+from pathlib import Path
 from typing import Any
-
-import torch
-from transformers import GenerationConfig
 
 from phf.config import ScenarioConfig
 from phf.data.segments import Segmenter
 from phf.errors import ConfigError
-from phf.evaluation.cache import ragged_cache
-from phf.evaluation.continuous import Request, write
+from phf.evaluation.backends import write_texts
+from phf.evaluation.continuous import Request
 from phf.evaluation.decoding import find_decoder
-from phf.evaluation.fallback import write_batches
 from phf.evaluation.injection import encode_prompt
 from phf.evaluation.sampler import row_keys
 
@@ -104,6 +99,7 @@ def generate_all(
     batch_size: int = 64,
     choose: Choose | None = None,
     progress: Callable[[int], None] | None = None,
+    vllm_folder: Path | None = None,
 ) -> dict[str, list[Sample]]:
     """Draws `scenario.samples` continuations of each prompt of each scenario, all in the same batches.
 
@@ -120,6 +116,7 @@ def generate_all(
         batch_size: Rows written at a time; changes the time and the memory, not the samples.
         choose: Scores what the best is kept of, in scenarios with `best_of`.
         progress: Called with the number of samples that have just been finished.
+        vllm_folder: Where the model is on disk, to be sampled from by vLLM.
 
     Returns:
         The samples of each scenario, by prompt and then by number.
@@ -145,8 +142,8 @@ def generate_all(
         if progress:
             progress(1)
 
-    with _as_generator(model):
-        _write(model, [asked.request for plan in plans.values() for asked in plan], batch_size, done)
+    requests = [asked.request for plan in plans.values() for asked in plan]
+    write_texts(model, requests, batch_size, done, vllm_folder)
     for name, samples in drawn.items():
         samples.sort(key=lambda sample: (sample.prompt_index, sample.sample_index))
         scenario = scenarios[name][1]
@@ -194,22 +191,6 @@ def _plan(
     return plan
 
 
-def _write(
-    model: Any, requests: list[Request], batch_size: int, done: Callable[[Request, list[int]], None]
-) -> None:
-    """Writes all texts, the longest first, so that memory runs out at once or never."""
-    requests.sort(key=lambda request: (request.length, request.contexts), reverse=True)
-    requests.sort(key=lambda request: request.decoder.width)
-    for width, same in groupby(requests, key=lambda request: request.decoder.width):
-        group = list(same)
-        num_texts = min(max(1, batch_size // width), len(group))
-        cache = ragged_cache(model, num_texts * width, group[0].length)
-        if cache is None:
-            write_batches(model, group, batch_size, done)
-        else:
-            write(model, group, cache, done)
-
-
 def keep_best(samples: Sequence[Sample], scores: Sequence[float | None], best_of: int) -> list[Sample]:
     """Of every `best_of` samples that follow each other the one with the lowest score, numbered anew.
 
@@ -223,23 +204,6 @@ def keep_best(samples: Sequence[Sample], scores: Sequence[float | None], best_of
         best = samples[min(known)[1]]
         kept.append(replace(best, sample_index=best.sample_index // best_of))
     return kept
-
-
-@contextmanager
-def _as_generator(model: Any) -> Iterator[None]:
-    """Evaluation mode, and no generation config of the model's own, whose values `generate` would mix in.
-
-    A compiled model runs as it was written: it was compiled for blocks, and here every step has a new shape.
-    """
-    training, own = model.training, model.generation_config
-    model.eval()
-    model.generation_config = GenerationConfig()
-    try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        model.generation_config = own
-        model.train(training)
 
 
 def prompt_room(scenario: ScenarioConfig, *limits: int | None, tag_length: int = 1) -> int:

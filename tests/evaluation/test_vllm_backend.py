@@ -1,0 +1,99 @@
+"""What vLLM is asked for. It needs a GPU, so that here its two classes are stood in for."""
+
+import sys
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from phf.config import ScenarioConfig
+from phf.errors import ConfigError
+from phf.evaluation.generation import ControlTokens, generate_all
+
+
+@dataclass
+class SamplingParams:
+    """The parameters that are used, named as in `vllm.SamplingParams`."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+    min_tokens: int
+    stop_token_ids: list
+    logit_bias: dict | None
+    seed: int
+    detokenize: bool
+
+
+@dataclass
+class LLM:
+    """Writes the letter `a` and ends."""
+
+    model: str
+    max_model_len: int
+    enable_prefix_caching: bool
+    generation_config: str
+    asked: list = field(default_factory=list)
+    made: ClassVar[list] = []
+
+    def __post_init__(self):
+        self.made.append(self)
+
+    def generate(self, prompts, sampling_params, use_tqdm):
+        self.asked += zip(prompts, sampling_params, strict=True)
+        return [
+            SimpleNamespace(outputs=[SimpleNamespace(token_ids=(65, *p.stop_token_ids))])
+            for p in sampling_params
+        ]
+
+
+def test_a_scenario_becomes_sampling_parameters(model, tokenizer, control, monkeypatch):
+    LLM.made.clear()
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams))
+    monkeypatch.setattr(model, "forward", lambda *a, **k: pytest.fail("not asked"))
+    asked = {
+        "plain": (
+            ["ab", "c"],
+            ScenarioConfig(prompts=["ab", "c"], samples=2, max_new_tokens=9, min_new_tokens=3),
+        ),
+        "other": (
+            [""],
+            ScenarioConfig(samples=1, emit_tags="all", max_new_tokens=5, min_new_tokens=0, top_k=7),
+        ),
+    }
+    drawn = generate_all(model, tokenizer, asked, control, vllm_folder=Path("exported"), seed=3)
+    (llm,) = LLM.made
+    assert (llm.model, llm.max_model_len) == ("exported", 4 + 9)
+    ids = [tokenizer(text)["input_ids"] for text in ("ab", "c")]
+    prompts = [prompt["prompt_token_ids"] for prompt, _ in llm.asked]
+    assert prompts == [[256, 257, *ids[0]]] * 2 + [[256, 257, *ids[1]]] * 2 + [[256, 257]]  # by length
+    parameters = [parameters for _, parameters in llm.asked]
+    first, last = parameters[0], parameters[-1]
+    assert (first.temperature, first.top_p, first.top_k) == (0.7, 0.9, -1)
+    assert (first.max_tokens, first.min_tokens, first.stop_token_ids) == (9, 3, [256])
+    assert first.logit_bias == {257: -100.0, 258: -100.0}
+    assert (last.top_k, last.logit_bias, last.detokenize) == (7, None, False)
+    assert len({one.seed for one in parameters[:4]}) == 4
+    assert [(s.prompt_index, s.sample_index, s.num_tokens, s.finished) for s in drawn["plain"]] == [
+        (p, s, 1, True) for p in range(2) for s in range(2)
+    ]
+
+
+@pytest.mark.parametrize("options", [{"guidance": 1.0}, {"safe_beams": 2}])
+def test_decoders_of_several_rows_are_not_for_vllm(options, model, tokenizer, control):
+    asked = {"mine": ([""], ScenarioConfig(samples=1, max_new_tokens=5, min_new_tokens=0, **options))}
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.scenarios\.mine: guidance and safe_beams .* transformers"
+    ):
+        generate_all(model, tokenizer, asked, control, vllm_folder=Path("exported"))
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_it_is_one_line(model, tokenizer):
+    asked = {"mine": ([""], ScenarioConfig(samples=1, max_new_tokens=20))}
+    with pytest.raises(ConfigError, match=r"vllm is not installed: pip install 'phf\[vllm\]', or set it to"):
+        generate_all(model, tokenizer, asked, ControlTokens(256), vllm_folder=Path("exported"))
