@@ -21,7 +21,7 @@ from phf.config import CodeConfig, EvaluationConfig, ScenarioConfig
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.generation import Sample, generate
 from phf.evaluation.likelihood import Reader
-from phf.evaluation.metrics import Interval, mean_by_cluster
+from phf.evaluation.metrics import Interval, mean_by_cluster, rate_by_cluster
 from phf.evaluation.progress import progress, sampling_progress
 from phf.evaluation.sandbox import Limits, check_sandbox, run_python
 from phf.evaluation.scoring import ScoredSample
@@ -53,7 +53,7 @@ def parse_rate(scored: Sequence[ScoredSample], confidence: float, seed: int) -> 
     """The share of samples that are Python, bootstrapped over prompts where there are several."""
     prompts = [one.sample.prompt_index for one in scored]
     parsed = [float(parses(one.scored_text)) for one in scored]
-    return mean_by_cluster(parsed, prompts if len(set(prompts)) > 1 else None, confidence, seed)
+    return rate_by_cluster(parsed, 0.5, prompts if len(set(prompts)) > 1 else None, confidence, seed)
 
 
 def parses(text: str) -> bool:
@@ -119,10 +119,7 @@ def measure_functions(
     counts = [passed[function.name] for function in functions]
     return {
         "pass_at": {
-            str(k): mean_by_cluster(
-                [pass_at_k(config.samples, count, k) for count in counts],
-                None, evaluation.confidence, evaluation.seed,
-            )
+            str(k): _mean([pass_at_k(config.samples, count, k) for count in counts], evaluation)
             for k in sorted(set(config.k))
         },
         "functions": len(functions),
@@ -130,6 +127,14 @@ def measure_functions(
         "passed": {function.name: passed[function.name] for function in functions},
         "outcomes": dict(Counter(row["reason"] or row["outcome"] for row in rows).most_common()),
     }  # fmt: skip
+
+
+def _mean(estimates: list[float], evaluation: EvaluationConfig) -> Interval:
+    """The mean over functions; where all or none pass, with the exact interval of that."""
+    interval = mean_by_cluster(estimates, None, evaluation.confidence, evaluation.seed)
+    if interval["value"] in (0.0, 1.0):
+        return rate_by_cluster(estimates, 0.5, None, evaluation.confidence, evaluation.seed)
+    return interval
 
 
 def pass_at_k(n: int, passed: int, k: int) -> float:
@@ -194,7 +199,10 @@ def _run(functions: Sequence[Function], samples: Iterable[Sample], limits: Limit
         }
 
     samples = list(samples)
-    with progress("testing functions", len(samples)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with (
+        progress("testing functions", len(samples)) as advance,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+    ):
         return list(pool.map(run, samples))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -101,7 +101,9 @@ def measure_ranking(
     }
 
 
-def _accuracy(reader: Reader, pairs: list[Pair], tag: Any, evaluation: EvaluationConfig) -> dict[str, Any]:
+def _accuracy(
+    reader: Reader, pairs: list[Pair], tag: Literal["good", "none"], evaluation: EvaluationConfig
+) -> dict[str, Any]:
     rows = []
     for pair in pairs:
         room = reader.limit - max(map(reader.size, (pair.good, pair.bad)))

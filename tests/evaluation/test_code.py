@@ -113,6 +113,11 @@ def test_what_a_model_writes_is_run(writer, tmp_path):
     assert measured["passed"] == {"one": 3, "two": 0}
     assert {k: interval["value"] for k, interval in measured["pass_at"].items()} == {"1": 0.5, "3": 0.5}
     assert measured["outcomes"] == {"passed": 3, "AssertionError": 3}
+    rows[1]["tests"] = "assert two() == 1\n"
+    functions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    all_pass = measure_functions(writer, EvaluationConfig(), config, tmp_path / "all")["pass_at"]["1"]
+    assert all_pass["value"] == all_pass["high"] == 1.0
+    assert all_pass["low"] == pytest.approx(0.025**0.5)  # two of two: Clopper and Pearson
     written = [json.loads(line) for line in (tmp_path / "out" / "functions.jsonl").read_text().splitlines()]
     assert written[0] == {
         "function": "one", "sample_index": 0, "code": "def one():\n    return 1\n", "outcome": "passed",
