@@ -32,7 +32,7 @@ def test_the_wheel_has_three_packages_with_their_data(wheel):
     }
     for package in ("phf", "objectives", "scorers"):
         for source in (ROOT / package).rglob("*"):
-            if source.is_file() and source.suffix in {".py", ".j2", ".css", ".js"}:
+            if source.is_file() and source.suffix in {".py", ".j2", ".css", ".js", ".jsonl"}:
                 assert source.relative_to(ROOT).as_posix() in names
     for config in (ROOT / "configs").rglob("*.yaml"):
         assert f"phf/configs/{config.relative_to(ROOT / 'configs').as_posix()}" in names

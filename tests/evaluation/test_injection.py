@@ -90,6 +90,16 @@ def test_samples_follow_the_injected_tag(model, tokenizer, control):
     assert texts(injected, without_tags) == texts(given, without_tags)
 
 
+def test_the_batch_does_not_change_them(model, tokenizer, control):
+    prompts = [PROMPT, "one\n", "one\ntwo\n"]
+    inject = InjectedTagConfig(spelling="text", place="after_first")
+    asked = ScenarioConfig(prompts=prompts, samples=3, max_new_tokens=12, inject=inject)
+    one, all_ = (
+        generate(model, tokenizer, prompts, asked, control, segment=lines, batch_size=n) for n in (1, 64)
+    )
+    assert one == all_
+
+
 def test_what_makes_no_sense_for_a_model(control):
     plain, text = ControlTokens(256), ControlTokens(256, ((1,), (2,)), tags_are_text=True)
     bad, spelled = ScenarioConfig(tag="bad"), ScenarioConfig(inject=InjectedTagConfig(spelling="text"))

@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 
-from phf.config import ScenarioConfig, load_config, to_yaml
+from phf.config import ScenarioConfig, find_config, load_config, to_yaml
 from phf.data.store import TokenStore
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.scenarios import Heldout, load_prompts
@@ -65,6 +65,12 @@ def test_the_sets_of_the_package(name):
     prompts = load_prompts(ScenarioConfig(prompts=f"phf:{name}"))
     assert len(prompts) == len(set(prompts)) >= 50
     assert all(prompt.strip() for prompt in prompts)
+
+
+@pytest.mark.parametrize("name", ["toxicity", "pii", "pep8"])
+def test_the_configurations_that_ask_them(name):
+    (scenario,) = load_config([str(find_config(f"evaluation/{name}.yaml"))]).evaluation.scenarios.values()
+    assert len(load_prompts(scenario)) >= 50
 
 
 def test_the_prompts_are_mild_in_themselves():
