@@ -57,7 +57,11 @@ def measure_cost(
     Returns:
         `heldout`, `kl`, `ranking` and `code`, as in `results.json`; `None` for what is not measured.
     """
-    kl = measure_kl(reader, evaluation, evaluation.kl) if evaluation.kl else None
+    kl = (
+        measure_kl(reader, evaluation, evaluation.kl, segmented=bool(subject.facts))
+        if evaluation.kl
+        else None
+    )
     if kl:
         log.info("KL from %s: %.4g [%.4g, %.4g] nats a sequence", kl["reference"], *kl["kl"].values())
     return {

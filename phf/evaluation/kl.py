@@ -17,19 +17,23 @@ from phf.evaluation.progress import progress
 from phf.evaluation.references import reference_samples, reference_tokenizer
 
 
-def measure_kl(reader: Reader, evaluation: EvaluationConfig, config: KLConfig) -> dict[str, Any]:
+def measure_kl(
+    reader: Reader, evaluation: EvaluationConfig, config: KLConfig, *, segmented: bool
+) -> dict[str, Any]:
     """The KL divergence from a reference, with its interval.
 
     Args:
         reader: The model.
         evaluation: Confidence and seed.
         config: The reference.
+        segmented: Whether the model was trained on segments that were tokenized each on its own, as all that
+            are made here. With tags or without, it reads samples so too: else runs could not be compared.
 
     Returns:
         `kl` (`value`, `low`, `high`) in nats a sequence; the mean log-probabilities `reference_logp` and
-        `model_logp`; the number of `samples`; `by`: `tokens` if both have the same ones and the model no
-        tags, else `text`: the model reads the text as its corpus, and the probability of that one way to
-        write it counts; `left_out`: samples that are no whole characters and so no text, where it is by text.
+        `model_logp`; the number of `samples`; `by`: `tokens` if the model gets those of the
+        reference, else `text`: it reads the text as its corpus, and the probability of that one way to write
+        it counts; `left_out`: samples that are no whole characters and so no text, where it is by text.
 
     Raises:
         ConfigError: The reference cannot be loaded, or its samples do not fit the model's context.
@@ -40,7 +44,7 @@ def measure_kl(reader: Reader, evaluation: EvaluationConfig, config: KLConfig) -
     if theirs is not None and tags & theirs.get_vocab().keys():
         raise ConfigError(f"evaluation.kl.reference: {config.reference} has tags; a reference must have none")
     samples = reference_samples(config, evaluation.seed)
-    by = "text" if theirs is None or reader.control.tags or not _same_tokens(theirs, reader) else "tokens"
+    by = "tokens" if theirs is not None and not segmented and _same_tokens(theirs, reader) else "text"
     # By tokens nothing is lost: the model gets what the reference wrote, cut characters included.
     used = [sample for sample in samples if by == "tokens" or "\ufffd" not in sample.text]
     if not used:
