@@ -90,6 +90,20 @@ def test_the_script_for_a_gpu_runs_from_end_to_end_on_a_cpu(tmp_path):
     assert "linear_cross_entropy" in output  # the output head comes last
 
 
+def test_generation_is_measured(tmp_path):
+    """Both ways draw as many samples, of about the same lengths."""
+    run(
+        "python benchmarks/generation.py --model tiny --samples 32 --mean-tokens 14 --turns 1 "
+        f"--output {tmp_path}/generation.json"
+    )
+    found = json.loads((tmp_path / "generation.json").read_text())
+    loop, ours = found["loop of generate"], found["ours"]
+    assert loop["samples"] == ours["samples"] == 32
+    assert loop["mean tokens"] == pytest.approx(ours["mean tokens"], rel=0.3)
+    assert 11 < ours["mean tokens"] < 18
+    assert found["ratio"] == pytest.approx(ours["samples/s"] / loop["samples/s"])
+
+
 def test_a_contender_that_fails_is_named(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from turns import ContenderError, take_turns

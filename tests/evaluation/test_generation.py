@@ -8,6 +8,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedTokenizerFast,
@@ -17,6 +19,7 @@ from objectives.view import BAD_TAG, GOOD_TAG
 from phf.config import ScenarioConfig
 from phf.errors import ConfigError
 from phf.evaluation import generation
+from phf.evaluation.cache import ragged_cache
 from phf.evaluation.generation import ControlTokens, generate
 from phf.evaluation.generation import _decode as decode
 
@@ -49,14 +52,32 @@ def gpt_neox():
     ).eval()  # fmt: skip
 
 
-def mistral():
+def mistral(window=8):
     torch.manual_seed(0)
     return MistralForCausalLM(
         MistralConfig(
-            vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, sliding_window=8,
+            vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, sliding_window=window,
             num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3,
         )
     ).eval()  # fmt: skip
+
+
+def wide_mistral():
+    return mistral(window=64)
+
+
+def mamba():
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=2, state_size=4, use_mambapy=False)
+    return MambaForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("build", "continuous"),
+    [(llama, True), (gpt_neox, True), (wide_mistral, True), (mistral, False), (mamba, False)],
+)
+def test_what_is_batched_continuously(build, continuous):
+    assert (ragged_cache(build(), 4, 64) is not None) == continuous
 
 
 def inputs(model):
@@ -66,7 +87,7 @@ def inputs(model):
     return seen
 
 
-@pytest.mark.parametrize("build", [None, llama, gpt_neox, mistral])
+@pytest.mark.parametrize("build", [None, llama, gpt_neox, mistral, wide_mistral, mamba])
 def test_samples_do_not_depend_on_the_batch(build, model, tokenizer, control):
     model = build() if build else model
     one, three, all_ = (
@@ -84,7 +105,7 @@ def test_more_samples_or_fewer_prompts_leave_the_others_as_they_were(model, toke
     assert few != generate(model, tokenizer, PROMPTS[:2], scenario(samples=2), control, seed=5)
 
 
-@pytest.mark.parametrize("build", [None, llama, gpt_neox, mistral])
+@pytest.mark.parametrize("build", [None, llama, gpt_neox, mistral, wide_mistral, mamba])
 def test_greedy_is_that_of_transformers_without_padding(build, model, tokenizer, control):
     model = build() if build else model
     greedy = scenario(temperature=0, samples=1, emit_tags="all", tag="none")
