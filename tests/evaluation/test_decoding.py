@@ -1,7 +1,9 @@
 """Decoders against a reference that asks the whole model for every prefix, of a few tokens."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -293,3 +295,17 @@ def test_the_best_of_several_is_kept():
         assert sample.text in [s.text for s in three]
         assert not known or ("c" not in sample.text and sample.text.count("a") == min(known))
     assert keep_best(seen[:3], [None, None, None], 3)[0].text == seen[0].text
+
+
+def test_the_snippet_for_exported_models(model, tokenizer, tmp_path, monkeypatch, capsys):
+    """The Python of docs/evaluate.md, on an exported model."""
+    page = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?DropBadBeams.*?)```", page, flags=re.DOTALL)
+    model.save_pretrained(tmp_path / "exported" / "conditional")
+    tokenizer.save_pretrained(tmp_path / "exported" / "conditional")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(snippet, found)
+    for output in (found["guided"], found["safe"]):
+        assert not {257, 258} & set(output[0, found["after_good"].shape[1] :].tolist())
+    assert capsys.readouterr().out.startswith("[")

@@ -320,3 +320,29 @@ def test_what_alignment_cost_is_measured_where_it_is_asked_for(run, tmp_path, mo
         evaluate(run, settings("evaluation.ranking.pairs=lost.jsonl"))
     with pytest.raises(ConfigError, match=r"evaluation\.kl\.reference: .*missing"):
         settings("evaluation.kl={}")
+
+
+def test_the_best_of_several_by_the_scorer_or_by_another(run, tmp_path):
+    def mean(*options):
+        return evaluate(run, settings(*options))["scenarios"]["unconditional"]["mean_score"]["value"]
+
+    one = "evaluation.scenarios.unconditional"
+    plain, best = mean(), mean(f"{one}.best_of=4")
+    assert best < plain
+    assert len([s for s in rows(run) if s["scenario"] == "unconditional"]) == 6
+    chosen = [s["text"] for s in rows(run)][:6]
+    generate_samples(run, settings(f"{one}.best_of=4"), output=tmp_path / "best.jsonl")
+    written = [json.loads(line)["text"] for line in (tmp_path / "best.jsonl").read_text().splitlines()]
+    assert written == chosen
+    mean(f"{one}.best_of=4", f"{one}.best_by={{name: words, options: {{words: [a], patterns: [b]}}}}")
+    assert [s["text"] for s in rows(run)][:6] != chosen
+
+
+def test_decoders_and_grids_from_the_command_line(run):
+    one = "evaluation.scenarios.unconditional"
+    results = evaluate(run, settings(f"{one}.guidance=[0,1.5]"))
+    plain, guided = (results["scenarios"][f"unconditional/guidance={weight}"] for weight in ("0", "1.5"))
+    assert (plain["decoding"]["guidance"], guided["decoding"]["guidance"]) == (0.0, 1.5)
+    texts = {name: [s["text"] for s in rows(run) if s["scenario"] == name] for name in results["scenarios"]}
+    assert texts["unconditional/guidance=0"] != texts["unconditional/guidance=1.5"]
+    assert len(texts["functions"]) == 6
