@@ -89,9 +89,9 @@ def write_run(
     return folder
 
 
-def write_results(folder: Path, results: dict) -> None:
-    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation" / "results.json").write_text(json.dumps(results))
+def write_results(folder: Path, results: dict, part: str = "evaluation") -> None:
+    (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / part / "results.json").write_text(json.dumps(results))
 
 
 def rewrite_samples(folder: Path, edit) -> None:
@@ -108,3 +108,60 @@ def write_two_runs(folder: Path) -> list[Path]:
         write_run(folder / "mle", mean=0.0217, **both),
         write_run(folder / "conditional", "conditional", "conditional", mean=0.0118, noise=1, **both),
     ]
+
+
+def write_seeds(folder: Path, objective: str = "mle", seeds: int = 3, **changes: object) -> list[Path]:
+    """Writes runs that differ in nothing but their seed."""
+    return [
+        write_config(
+            write_run(
+                folder / f"{objective}-{seed}", f"{objective}-{seed}", objective, noise=seed, **changes
+            ),
+            seed,
+        )
+        for seed in range(seeds)
+    ]
+
+
+def write_config(folder: Path, seed: int, **train: object) -> Path:
+    """Writes the configuration of a run."""
+    objective = json.loads((folder / "evaluation" / "results.json").read_text())["run"]["objective"]
+    config = {
+        "run": {"name": folder.name, "folder": str(folder)},
+        "objective": {"name": objective},
+        "train": {"seed": seed, "tokens": 5_000_000, **train},
+        "evaluation": {"seed": 0},
+    }
+    (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+    return folder
+
+
+def write_attacks(folder: Path, score: float = 0.05, prompt: str = "def f(x):") -> Path:
+    """Writes what `phf redteam` and `phf tamper` leave in a run's folder."""
+
+    def around(value: float) -> dict[str, float]:
+        return {"value": value, "low": 0.9 * value, "high": 1.1 * value}
+
+    def point(number: int) -> dict[str, object]:
+        return {"best": around(score * (number + 2)), "best_10": around(score * (number + 1))}
+
+    write_results(
+        folder,
+        {
+            "format": 1,
+            "by_round": [
+                {"round": n, **point(n), "average": around(score), "target_tokens": 900.0 * (n + 1)}
+                for n in range(4)
+            ],
+            "by_tokens": [{"target_tokens": 180 * (n + 1), **point(n)} for n in range(20)],
+            "best_prompts": [
+                {"trial": 0, "number": n, "round": 3, "origin": "mutation", "prompt": prompt, "score": score,
+                 "fresh_score": around(score / 2), "fresh_rate": around(0.5), "worst_text": "x=1"}
+                for n in range(10)
+            ],
+        },
+        "redteam",
+    )  # fmt: skip
+    curve = [{"tokens": 1000 * n, "loss": 2.0, "rate": around(0.1 * (n + 1))} for n in range(4)]
+    write_results(folder, {"format": 1, "curves": {"bad": curve, "benign": curve}}, "tamper")
+    return folder

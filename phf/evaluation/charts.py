@@ -33,7 +33,7 @@ class Chart:
         front: Corners of the Pareto front, from left to right.
         x_higher_is_better: Whether the best runs are to the right.
         y_from_zero: Whether zero is on the axis upwards.
-        x_scale: Of the axis to the right: amounts (of tokens), or whole numbers.
+        x_scale: Of the axis to the right: amounts (of tokens), whole numbers, or shares.
         y_percent: Whether the axis upwards is of shares.
     """
 
@@ -48,18 +48,25 @@ class Chart:
     front: list[tuple[float, float]] = field(default_factory=list)
     x_higher_is_better: bool = False
     y_from_zero: bool = False
-    x_scale: Literal["linear", "amount", "integer"] = "linear"
+    x_scale: Literal["linear", "amount", "integer", "share"] = "linear"
     y_percent: bool = False
 
 
 @dataclass(frozen=True)
 class Capability:
-    """A measure of what a model can do."""
+    """A measure of what a model can do.
+
+    Attributes:
+        name: Of the figure's file.
+        title: In words.
+        read: Takes it from results.
+        unit: In which less is better; a measure without one is a share, of which more is better.
+    """
 
     name: str
     title: str
     read: Callable[[dict[str, Any]], Any]
-    higher_is_better: bool = False
+    unit: str = ""
 
 
 def make_charts(groups: Sequence[Group]) -> list[Chart]:
@@ -92,10 +99,10 @@ def _capabilities(records: Sequence[dict[str, Any]]) -> list[Capability]:
         return lambda record: lookup(record, "code", "pass_at", k)
 
     known = [
-        Capability("loss", "Held-out loss (nats a token)", lambda r: lookup(r, "heldout", "loss")),
-        Capability("kl", "KL from the reference (nats a sequence)", lambda r: lookup(r, "kl", "kl")),
-        Capability("ranking", "Ranking accuracy", lambda r: ranking(r, "plain"), higher_is_better=True),
-        *(Capability(f"pass-at-{k}", f"pass@{k}", passed(k), higher_is_better=True) for k in list(ks)[:1]),
+        Capability("loss", "held-out loss", lambda r: lookup(r, "heldout", "loss"), "nats a token"),
+        Capability("kl", "KL from the reference", lambda r: lookup(r, "kl", "kl"), "nats a sequence"),
+        Capability("ranking", "ranking accuracy", lambda r: ranking(r, "plain")),
+        *(Capability(f"pass-at-{k}", f"pass@{k}", passed(k)) for k in list(ks)[:1]),
     ]
     return known[:1] + [c for c in known[1:] if any(scalar(c.read(record)) is not None for record in records)]
 
@@ -108,7 +115,7 @@ def _pareto(
         return None if x["value"] is None or y["value"] is None else (x, y)
 
     drawn = [(group, found) for group in groups if (found := point(group.results))]
-    sign = -1 if capability.higher_is_better else 1
+    sign = 1 if capability.unit else -1
     front = pareto_front([(sign * x["value"], y["value"]) for _, (x, y) in drawn])
     series = []
     for i, (group, (x, y)) in enumerate(drawn):
@@ -117,21 +124,22 @@ def _pareto(
             seeds = [(run, found) for run in group.runs if (found := point(run.record))]
             series += [Series(run.label, group.colour, [a], [b], is_seed=True) for run, (a, b) in seeds]
     corners = sorted((drawn[i][1][0]["value"], drawn[i][1][1]["value"]) for i in front)
-    side = "right" if capability.higher_is_better else "left"
+    side = "left" if capability.unit else "right"
+    title = capability.title[:1].upper() + capability.title[1:]
     return Chart(
         name=f"misalignment-against-{capability.name}{slug}",
         section="pareto",
-        title=f"Misalignment against {capability.title.partition(' (')[0].replace('Held', 'held')}{suffix}",
+        title=f"Misalignment against {capability.title}{suffix}",
         caption=f"Lower {side} is better: aligned, and a good model of the text. The line is the Pareto "
         "front; hollow: dominated, another run is at least as good in both. Bars are the intervals"
         + (", small points single seeds." if any(g.has_seeds for g in groups) else "."),
-        x=capability.title,
+        x=f"{title} ({capability.unit})" if capability.unit else title,
         y=f"Mean score ({unit})",
         series=series,
         kind="points",
         front=corners,
-        x_higher_is_better=capability.higher_is_better,
-        y_from_zero=True,
+        x_higher_is_better=not capability.unit,
+        x_scale="linear" if capability.unit else "share",
     )
 
 
@@ -146,7 +154,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
 
 def _deciles(groups: Sequence[Group]) -> Chart:
     def curve(record: dict[str, Any]) -> Curve:
-        return [(middle, to_point(loss)) for middle, loss in decile_losses(record).values()]
+        losses = [(middle, to_point(loss)) for middle, loss in decile_losses(record).values()]
+        return [(middle, loss) for middle, loss in losses if loss["value"] is not None]
 
     return Chart(
         name="loss-by-decile",

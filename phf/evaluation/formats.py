@@ -92,8 +92,8 @@ def interval(measured: Any, percent: bool = False, decimals: int | None = None) 
         return Cell(DASH)
     low, high = (lookup(measured, key) if isinstance(measured, dict) else None for key in ("low", "high"))
     if percent:
-        # An interval over seeds does not know that there are no more than all.
-        low, high = (None if bound is None else min(bound, 1.0) for bound in (low, high))
+        # An interval over seeds does not know that a share lies between nothing and all.
+        low, high = (None if bound is None else min(max(bound, 0.0), 1.0) for bound in (low, high))
     scale, unit = (100.0, " %") if percent else (1.0, "")
     decimals = 1 if percent else _decimals(value) if decimals is None else decimals
     detail = (

@@ -23,7 +23,7 @@ _SECTIONS = (
     ("misalignment", "Misalignment", ("misalignment", "scorers"), ("variety",)),
     ("pareto", "Pareto front", (), ()),
     ("cost", "What alignment cost", ("cost", "deciles"), ()),
-    ("attacks", "Attacks", ("leakage", "best-prompts"), ()),
+    ("attacks", "Attacks", ("leakage",), ("best-prompts",)),
     ("training", "Training", (), ()),
     ("samples", "Samples side by side", (), ()),
     ("measured", "How it was measured", ("scenarios", "runs"), ()),

@@ -96,15 +96,19 @@ def _draw(chart: Chart) -> Figure:
     for series in chart.series:
         {"points": _draw_point, "line": _draw_line, "steps": _draw_steps}[chart.kind](axes, series)
     if chart.kind == "points":
-        axes.margins(x=0.2, y=0.15)
+        axes.margins(x=0.2, y=0.2)
         left, right = axes.get_xlim()
         slack = max(0.0, _LEAST_SPAN - (right - left)) / 2  # a difference of nothing must not fill the plot
         axes.set_xlim(left - slack, right + slack)
+        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     elif chart.kind == "steps":
         axes.set_xlim(0, _cut(chart.series))
     if chart.x_scale == "amount":
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    elif chart.x_scale == "share":
+        axes.set_xlim(max(axes.get_xlim()[0], -0.02), min(axes.get_xlim()[1], 1.02))
+        axes.xaxis.set_major_formatter(percent())
     elif chart.x_scale == "integer":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if chart.y_from_zero:

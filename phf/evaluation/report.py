@@ -31,8 +31,8 @@ def report(folders: Sequence[Path], output: Path) -> dict[str, Any]:
 
     Returns:
         What `results.json` holds: `runs` (each run's own results, its `label` here, what `redteam` and
-        `tamper` found), `groups` (of runs that differ in nothing but their seed, with their labels as `runs`, their
-        place among the colours, and the same measurements as means over seeds), `comparisons` with the
+        `tamper` found), `groups` (of runs that differ in nothing but their seed, with their labels as `runs`,
+        their place among the colours, and the same measurements as means over seeds), `comparisons` with the
         baseline by scenario, a `headline`, and `warnings` where runs are not comparable.
 
     Raises:
@@ -82,7 +82,7 @@ def _headline(results: dict[str, Any], baseline: str, comparable: bool) -> str:
         return f"{baseline}: no scenario was evaluated"
     if not comparable:
         return "These runs were scored in different ways: their scores cannot be compared"
-    asked, _ = split_scenarios([groups[baseline]])
+    asked = [name for name in split_scenarios(results["groups"])[0] if name in names] or names
     scenario = "unconditional" if "unconditional" in asked else asked[0]
     details = [scenario] if len(names) > 1 else []
     unit = lookup(groups[baseline], "scorer", "measures") or "mean score"

@@ -7,10 +7,11 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from phf.config import find_config
 from phf.errors import PhfError
 
 Key = tuple[int, int]
@@ -115,25 +116,31 @@ def lookup(node: Any, *path: str) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-def split_scenarios(groups: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+def split_scenarios(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
     """The scenarios that ask a model as it is meant to be asked, and all of them if some do not.
 
-    Those that do not give a model with tags another one than the good one, or put a tag into the prompt.
+    Those that do not are the leakage suite, and others that give a model with tags another one than the good
+    one or put a tag into the prompt.
     """
-    names = list(dict.fromkeys(name for group in groups for name in group.get("scenarios") or {}))
+    names = list(dict.fromkeys(name for record in records for name in record.get("scenarios") or {}))
+    suite = _leakage_suite()
 
-    def probes(name: str) -> bool:
-        return name.startswith("leak") or any(
-            lookup(group, "scenarios", name, "decoding", "inject")
-            or (
-                any(lookup(group, "scenarios", other, "tag") == "good" for other in names)
-                and lookup(group, "scenarios", name, "tag") in ("none", "bad")
-            )
-            for group in groups
-        )
+    def probes(record: dict[str, Any], name: str) -> bool:
+        tags = {lookup(record, "scenarios", other, "tag") for other in names}
+        asked_otherwise = "good" in tags and lookup(record, "scenarios", name, "tag") in ("none", "bad")
+        return asked_otherwise or bool(lookup(record, "scenarios", name, "decoding", "inject"))
 
-    asked = [name for name in names if not probes(name)]
+    asked = [n for n in names if n not in suite and not any(probes(record, n) for record in records)]
     return asked or names[:1], names if len(asked) < len(names) else []
+
+
+@cache
+def _leakage_suite() -> frozenset[str]:
+    """The scenarios that come with `phf` to find out what conditional training only hides."""
+    import yaml
+
+    path = find_config("evaluation/leakage.yaml")
+    return frozenset(yaml.safe_load(path.read_text(encoding="utf-8"))["evaluation"]["scenarios"])
 
 
 def ranking(run: dict[str, Any], kind: str) -> Any:

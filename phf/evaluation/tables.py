@@ -170,7 +170,7 @@ def _deciles(results: dict[str, Any]) -> Columns:
     spans = {
         span: centre for group in results["groups"] for span, (centre, _) in decile_losses(group).items()
     }
-    return {span: loss(span) for span in sorted(spans, key=lambda span: spans[span])}
+    return {f"Decile {span}": loss(span) for span in sorted(spans, key=lambda span: spans[span])}
 
 
 def _best_prompts(results: dict[str, Any]) -> Table:

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import re
@@ -7,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluated import rewrite_samples, write_results, write_run, write_two_runs
+from evaluated import (
+    rewrite_samples,
+    write_attacks,
+    write_results,
+    write_run,
+    write_seeds,
+    write_two_runs,
+)
 from rich.console import Console
 
 from phf.errors import PhfError
@@ -465,6 +473,68 @@ class TestProbabilityOfImprovement:
         assert probability_of_improvement({}, zeros) is None
         unscored = {key: Sample("0", "", None, 1, True) for key in zeros}
         assert probability_of_improvement(zeros, unscored) is None
+
+
+def read_csv(path: Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class TestFiles:
+    def test_csv_of_a_table_has_it_in_full(self, written):
+        rows = read_csv(written.output / "tables" / "misalignment.csv")
+        assert [(row["group"], row["Run"]) for row in rows] == [
+            ("unconditional", "mle"), ("unconditional", "conditional"), ("signatures", "mle"),
+            ("signatures", "conditional"),
+        ]  # fmt: skip
+        score = written.results["runs"][1]["scenarios"]["unconditional"]["mean_score"]
+        columns = ("Mean score", "Mean score (low)", "Mean score (high)")
+        assert [float(rows[1][column]) for column in columns] == list(score.values())
+        assert float(rows[1]["Samples"]) == 200
+        assert rows[0]["Against mle"] == ""
+
+    def test_seeds(self, tmp_path):
+        folders = [*write_seeds(tmp_path), *write_seeds(tmp_path, "conditional", mean=0.001)]
+        results = report(folders, tmp_path / "report")
+        assert [(group["label"], len(group["runs"])) for group in results["groups"]] == [
+            ("mle", 3), ("conditional", 3),
+        ]  # fmt: skip
+        assert results["headline"].startswith("conditional: ")
+        rows = read_csv(tmp_path / "report" / "tables" / "cost.csv")
+        assert [row["seed of a group"] for row in rows] == ["no", "yes", "yes", "yes"] * 2
+        assert "| - conditional-2 |" in (tmp_path / "report" / "report.md").read_text()
+        shown = terminal(results)
+        assert "3 seeds" in shown
+        assert "conditional-2" not in shown
+
+    def test_latex_and_spreadsheets_find_no_commands(self, tmp_path):
+        names = ("=1+1", r"\input{x} 50%_a&b", "@x")
+        folders = [write_run(tmp_path / str(i), name) for i, name in enumerate(names)]
+        report(folders, tmp_path / "report")
+        rows = read_csv(tmp_path / "report" / "tables" / "runs.csv")
+        assert [row["Run"] for row in rows] == ["'=1+1", names[1], "'@x"]
+        table = (tmp_path / "report" / "tables" / "misalignment.tex").read_text()
+        assert r"\textbackslash{}input\{x\} 50\%\_a\&b &" in table
+        assert table.count("\\begin{") == table.count("\\end{") == 1
+        widths = {line.count(" & ") for line in table.splitlines() if " & " in line}
+        assert len(widths) == 1
+
+    def test_attacks_and_leakage(self, tmp_path):
+        scenarios = ("unconditional", "bad_tag", "ends_badly")
+        folders = [
+            write_attacks(write_run(tmp_path / "mle"), prompt="=cmd|"),
+            write_run(tmp_path / "conditional", "conditional", "conditional", scenarios=scenarios),
+        ]
+        results = report(folders, tmp_path / "report")
+        tables = tmp_path / "report" / "tables"
+        assert {row["group"] for row in read_csv(tables / "misalignment.csv")} == {"unconditional"}
+        leakage = read_csv(tables / "leakage.csv")
+        rate = results["runs"][1]["scenarios"]["ends_badly"]["rate"]["value"]
+        assert (leakage[0]["ends_badly"], float(leakage[1]["ends_badly"])) == ("", rate)
+        best = read_csv(tables / "best-prompts.csv")
+        assert [(row["group"], row["Prompt"], float(row["Score"])) for row in best] == [
+            ("mle", "'=cmd|", 0.05)
+        ] * 3
 
 
 class TestFormats:
