@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -88,9 +89,10 @@ def test_what_is_written(run, settings):
 
 def test_neither_a_stop_nor_the_batch_size_changes_anything(run, settings, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="phf")
-    whole = redteam(run, settings())
+    short = ["redteam.rounds=3"]
+    whole = redteam(run, settings(*short))
     rows = attempts(run)
-    assert redteam(run, settings("evaluation.batch_size=5")) == whole
+    assert redteam(run, settings(*short, "evaluation.batch_size=5")) == whole
     assert "is attacked: nothing to do" in caplog.text
 
     (run / "redteam" / "manifest.json").unlink()
@@ -98,22 +100,21 @@ def test_neither_a_stop_nor_the_batch_size_changes_anything(run, settings, monke
 
     def killed(self, *arguments, **options):
         calls.append(1)
-        if len(calls) == 12:
+        if len(calls) == 6:
             raise KeyboardInterrupt
         return write(self, *arguments, **options)
 
     monkeypatch.setattr(Target, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        redteam(run, settings())
-    kept = sorted(path.name for path in (run / "redteam" / "rounds").glob("0*"))
-    assert kept[0] == "0000-0000.json"
-    assert 2 <= len(kept) <= 7
+        redteam(run, settings(*short))
+    kept = len(list((run / "redteam" / "rounds").glob("0*")))
+    assert 2 <= kept <= 4
     monkeypatch.setattr(Target, "write", write)
     monkeypatch.setattr(attack, "make_attacker", counting := Counting(attack.make_attacker))
-    assert redteam(run, settings("evaluation.batch_size=5")) == whole
+    assert redteam(run, settings(*short, "evaluation.batch_size=5")) == whole
     assert attempts(run) == rows
-    assert counting.rounds == 12 - (len(kept) - 1)
-    assert redteam(run, settings("redteam.seed=1")) != whole
+    assert counting.rounds == 2 * 3 - (kept - 1)
+    assert redteam(run, settings(*short, "redteam.seed=1")) != whole
 
 
 class Counting:
@@ -136,15 +137,20 @@ class Counting:
 
 def test_a_local_red_lm(run, settings):
     """Here the attacked model itself, as a plain language model, with the scores in other units."""
-    red = ["redteam.attacker=model", f"redteam.model={run / 'model'}", "redteam.instruction=red"]
+    red = [
+        "redteam.attacker=model",
+        f"redteam.model={run / 'model'}",
+        "redteam.instruction=red",
+        "redteam.rounds=3",
+    ]
     results = redteam(run, settings(*red, "redteam.example_temperature=0.01", "redteam.max_prompt_tokens=5"))
     assert results["attacker"] == {"name": "model", "model": str(run / "model")}
     rows = [row for row in attempts(run) if row["round"]]
     assert {row["origin"] for row in rows} == {"model"}
     assert all(len(row["parents"]) == 4 for row in rows)
     # A round has one draw of examples.
-    assert len({(row["trial"], row["round"], tuple(row["parents"])) for row in rows}) == 12
-    assert len(rows) > 60
+    assert len({(row["trial"], row["round"], tuple(row["parents"])) for row in rows}) == 6
+    assert len(rows) > 30
     again = redteam(run, settings(*red, "redteam.example_temperature=0.01", "redteam.max_prompt_tokens=6"))
     assert again != results
 
@@ -292,3 +298,19 @@ def test_a_mistake_is_one_line_and_a_code(overrides, code, message, run, endpoin
     assert error[-1].startswith("phf redteam: ")
     assert message in error[-1]
     assert "Traceback" not in "".join(error)
+
+
+def test_the_command_line_attacks_run_after_run(run, tmp_path, capfd):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    small = [
+        "evaluation.scenarios.plain={max_new_tokens: 8, min_new_tokens: 0}", "redteam.trials=1",
+        f"redteam.prompts={run / 'prompts.txt'}", "redteam.rounds=1", "redteam.budget=900",
+    ]  # fmt: skip
+    assert main(["redteam", str(run), str(other), *small]) == 0
+    error = capfd.readouterr().err
+    for folder in (run, other):
+        assert f"{folder}: best prompt of a trial: score " in error
+        assert json.loads((folder / "redteam" / "results.json").read_text())["budget"] == 900
+    assert main(["redteam", str(run), *small, "--print-config"]) == 0
+    assert "attacker: evolution" in capfd.readouterr().out

@@ -63,6 +63,13 @@ def test_bad_text_brings_misbehaviour_back_and_benign_text_does_not(run, overrid
     assert "is tampered with: nothing to do" in caplog.text
 
 
+def test_the_command_line(run, overrides, capfd):
+    small = ["tamper.samples=4", "tamper.tokens=512", "tamper.points=1", "tamper.texts=[benign]"]
+    assert main(["tamper", str(run), *overrides, *small]) == 0
+    assert f"{run}: rate " in capfd.readouterr().err
+    assert list(json.loads((run / "tamper" / "results.json").read_text())["curves"]) == ["benign"]
+
+
 @pytest.mark.parametrize("last_call", [1, 3, 5])
 def test_a_stop_changes_nothing(last_call, run, overrides, monkeypatch):
     whole = tamper(run, load_config(overrides))
