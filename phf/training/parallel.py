@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch._dynamo.exc import RestartAnalysis
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -116,6 +117,8 @@ def _inductor_or_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callab
         # The backward pass too, now: when it is needed it would be too late to go on without.
         with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
             return lookup_backend("inductor")(graph, inputs)
+    except RestartAnalysis:  # no failure: it is traced again, with what has been found out
+        raise
     except Exception as error:
         _warn(str(error).strip().partition("\n")[0])
         return graph.forward

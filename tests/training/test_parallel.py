@@ -107,15 +107,16 @@ def network(architecture: str, checkpointing: bool) -> MLE:
     return MLE(model)
 
 
+BATCH = {
+    "tokens": torch.arange(4 * 33).view(4, 33) * 7 % 64,
+    "scores": torch.zeros(4, 33),
+    "mask": torch.ones(4, 32, dtype=torch.bool),
+    "step_tokens": 1.0,
+}
+
+
 def gradients(objective: MLE) -> tuple[list[torch.Tensor], int]:
     """Of a batch, under a seed; and the bytes that wait for the backward pass."""
-    tokens = torch.arange(4 * 33).view(4, 33) * 7 % 64
-    batch = {
-        "tokens": tokens,
-        "scores": torch.zeros(4, 33),
-        "mask": torch.ones(4, 32, dtype=torch.bool),
-        "step_tokens": 1.0,
-    }
     kept = 0
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -125,7 +126,7 @@ def gradients(objective: MLE) -> tuple[list[torch.Tensor], int]:
 
     torch.manual_seed(1)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss, _ = objective.losses(batch)
+        loss, _ = objective.losses(BATCH)
     loss.backward()
     return [weight.grad for weight in objective.parameters()], kept
 
@@ -149,6 +150,20 @@ def test_activation_checkpointing_changes_no_gradient_and_keeps_less(architectur
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
     assert some_bytes < all_bytes / 2
+
+
+@pytest.mark.skipif(not can_compile(), reason="no compiler")
+def test_what_is_compiled_once_is_compiled_again_for_another_dropout(caplog):
+    """The share becomes an input of what is compiled: tracing starts again, and has not failed."""
+    torch._dynamo.reset()
+    for dropout in (0.0, 0.3):
+        objective = network("gpt2", False)
+        for module in objective.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = dropout
+        compile_blocks(objective.model)
+        gradients(objective)
+    assert not [record for record in caplog.records if record.name == "phf"]
 
 
 def test_activation_checkpointing_is_switched_on_for_every_block(tiny):
