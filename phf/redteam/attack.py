@@ -135,9 +135,13 @@ class Attack:
             PhfError: None of the seeds of a trial can be scored, or the red LM or the scorer fails.
         """
         config = self.config
-        prompts = config.trials * (min(config.seeds, len(self.seeds)) + config.rounds * config.proposals)
-        with progress("red-teaming, samples", prompts * config.samples) as advance:
-            return [self._trial(trial, parts, advance) for trial in range(config.trials)]
+        share = config.samples * (min(config.seeds, len(self.seeds)) + config.rounds * config.proposals)
+        trials = []
+        with progress("red-teaming, samples", config.trials * share) as advance:
+            for trial in range(config.trials):
+                trials.append(self._trial(trial, parts, advance))
+                advance(max(0, share - config.samples * len(trials[-1])))  # a budget may end it early
+        return trials
 
     def _trial(self, trial: int, parts: Parts, advance: Callable[[int], None]) -> list[Attempt]:
         attempts: list[Attempt] = []
