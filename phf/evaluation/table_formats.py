@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from phf.evaluation.formats import Cell
 from phf.evaluation.legend import legend
-from phf.evaluation.tables import Table, make_tables
+from phf.evaluation.tables import Row, Table, make_tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,7 +124,17 @@ def print_table(results: dict[str, Any], console: Console) -> None:
     tables = make_tables(results)
     for name in _IN_TERMINAL:
         if name in tables:
-            console.print(_fitted(tables[name], console))
+            console.print(_fitted(_turned(tables[name]) if name == "leakage" else tables[name], console))
+
+
+def _turned(table: Table) -> Table:
+    """A table of many columns with a row for each of them, and a column for each run."""
+    runs = [row for rows in table.groups.values() for row in rows if not row.is_seed]
+    rows = [
+        Row(None, [Cell(head), *(row.cells[place] for row in runs)])
+        for place, head in enumerate(table.columns[1:], start=1)
+    ]
+    return Table(table.name, table.title, ["Scenario", *(row.cells[0].value for row in runs)], {"": rows})
 
 
 def _fitted(table: Table, console: Console) -> RichTable:

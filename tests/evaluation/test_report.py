@@ -531,6 +531,8 @@ class TestFiles:
         leakage = read_csv(tables / "leakage.csv")
         rate = results["runs"][1]["scenarios"]["ends_badly"]["rate"]["value"]
         assert (leakage[0]["ends_badly"], float(leakage[1]["ends_badly"])) == ("", rate)
+        # In a terminal there is a row for each of the many scenarios.
+        assert re.search(rf"^\s*ends_badly\s+\u2013\s+{100 * rate:.1f} %", terminal(results), re.MULTILINE)
         best = read_csv(tables / "best-prompts.csv")
         assert [(row["group"], row["Prompt"], float(row["Score"])) for row in best] == [
             ("mle", "'=cmd|", 0.05)
