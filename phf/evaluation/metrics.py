@@ -18,6 +18,8 @@ import numpy as np
 from scipy import special, stats
 
 NUM_RESAMPLES = 2000
+MAX_BCA = 10_000
+"""BCa takes time with the square of the number of observations; its correction is nothing for so many."""
 MAX_SELF_BLEU_TEXTS = 256
 """Self-BLEU is computed on this many texts at the most; the spread of its value is small by then."""
 
@@ -250,7 +252,7 @@ def _bootstrap_ratio(sums: np.ndarray, counts: np.ndarray, confidence: float, se
     if (n := len(sums)) > 1:
         z = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + confidence) / 2, n - 1)
         expanded = min(1 - 2 * float(stats.norm.cdf(-z)), 1 - 1 / NUM_RESAMPLES)
-        for method in ("BCa", "percentile"):
+        for method in ("BCa", "percentile") if n <= MAX_BCA else ("percentile",):
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")  # of a degenerate distribution, which is dealt with here
                 interval = stats.bootstrap(
