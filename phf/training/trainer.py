@@ -94,7 +94,7 @@ def quiet_libraries() -> None:
 def compile_network(config: Config, objective: Objective, total_steps: int) -> None:
     """Compiles the transformer blocks (not the Lightning module, whose logging cannot be compiled)."""
     wanted = config.model.compile
-    # It takes some ten seconds or more, and saves a few percent on a CPU: not worth it for a short run.
+    # It takes some ten seconds or more: not worth it for a short run. On a CPU it saves little in any case.
     if not wanted or (wanted == "auto" and (total_steps < 200 or not can_compile())):
         return
     compile_blocks(objective.model)
