@@ -168,7 +168,7 @@ class Objective(L.LightningModule):
         threshold = 0.0 if self.threshold is None else self.threshold
         # A comparison with NaN is false, both ways.
         for part, counted in enumerate((mask, mask & (scores <= threshold), mask & (scores > threshold))):
-            self.heldout_sums[part, 0] -= logp[counted].double().sum()
+            self.heldout_sums[part, 0] -= logp.where(counted, 0).double().sum()
             self.heldout_sums[part, 1] += counted.sum()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,3 +95,18 @@ def watch(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Batch]:
 
     monkeypatch.setitem(OBJECTIVES, name, Watched)
     return seen
+
+
+def can_compile() -> bool:
+    """Whether torch.compile can work here: Triton for a GPU; for a CPU a compiler and Python's headers."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    if torch.cuda.is_available():
+        return True
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return False
+    try:
+        return bool(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return False

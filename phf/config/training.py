@@ -86,7 +86,7 @@ class ModelConfig:
     """Keep only the input of each transformer block and compute the rest again in the backward pass: much
     less memory, about a third more time."""
     compile: bool | Literal["auto"] = "auto"
-    """torch.compile of the transformer blocks; `auto` compiles if this machine has what it takes."""
+    """torch.compile of the transformer blocks; `auto`: on a GPU, in runs of 200 steps or more."""
 
     def __post_init__(self) -> None:
         self.start_from = self.start_from and home(self.start_from)

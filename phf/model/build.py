@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,21 +150,6 @@ def tag_ids(tokenizer: PreTrainedTokenizerFast, tags: Tags) -> tuple[tuple[int, 
         named = ", ".join(f"{text!r} has {n}" for text, n in zip(tags.texts, counts, strict=True))
         raise ConfigError(f"objective.tag_texts must have as many tokens each, one or more: {named}")
     return tuple(map(tuple, encoded))
-
-
-def can_compile() -> bool:
-    """Whether torch.compile can work here: Triton for a GPU; for a CPU a compiler and Python's headers."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    if torch.cuda.is_available():
-        return True
-    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        return False
-    try:
-        return bool(get_cpp_compiler())
-    except InvalidCxxCompiler:
-        return False
 
 
 def _model_folder(start_from: str) -> str:

@@ -89,7 +89,7 @@ def pretrain(config: Config) -> Path:
         check_checkpoint(checkpoint)
         log.info("going on from %s", checkpoint)
     metrics_file.resume_from(0 if checkpoint is None else checkpoint_step(checkpoint))
-    compile_network(config, objective, plan.total_steps)
+    compile_network(config, plan, objective)
     _fit(trainer, objective, data, checkpoint)
     if trainer.is_global_zero:
         finish(config, folder, store, objective, tokenizer, plan.total_steps, checkpoints.wall_seconds)
@@ -116,7 +116,7 @@ def dry_run(config: Config) -> list[tuple[str, str]]:
         trainer = make_trainer(
             config, plan, Path(folder), max_steps=2, loggers=[], callbacks=[metrics], profiler=data_wait
         )
-        compile_network(config, objective, plan.total_steps)
+        compile_network(config, plan, objective)
         _fit(trainer, objective, data, checkpoint=None)
     if not trainer.is_global_zero:
         return []

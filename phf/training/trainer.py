@@ -17,7 +17,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from objectives import Objective
 from phf.config import Config
-from phf.model.build import can_compile
 from phf.training.parallel import compile_blocks, strategy
 from phf.training.plan import Plan
 
@@ -91,10 +90,11 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def compile_network(config: Config, objective: Objective, total_steps: int) -> None:
+def compile_network(config: Config, plan: Plan, objective: Objective) -> None:
     """Compiles the transformer blocks (not the Lightning module, whose logging cannot be compiled)."""
     wanted = config.model.compile
-    # It takes some ten seconds or more: not worth it for a short run. On a CPU it saves little in any case.
-    if not wanted or (wanted == "auto" and (total_steps < 200 or not can_compile())):
-        return
-    compile_blocks(objective.model)
+    if wanted == "auto":
+        # It takes some ten seconds, too long for a short run; on a CPU nothing is gained that one could measure.
+        wanted = plan.accelerator == "gpu" and plan.total_steps >= 200
+    if wanted:
+        compile_blocks(objective.model)

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from runs import can_compile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from objectives import OBJECTIVES, Batch
@@ -19,7 +20,7 @@ from phf.data.packed import PackedView
 from phf.data.store import TokenStore
 from phf.errors import ConfigError
 from phf.evaluation.evaluate import evaluate
-from phf.model.build import build_model, can_compile
+from phf.model.build import build_model
 from phf.training.parallel import compile_blocks
 from phf.training.run import pretrain
 

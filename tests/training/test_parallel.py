@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import can_compile
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -17,7 +18,7 @@ from objectives.mle import MLE
 from phf.config import Config, ModelConfig, load_config, to_yaml
 from phf.data.store import TokenStore
 from phf.errors import ConfigError
-from phf.model.build import build_model, can_compile, checkpoint_activations
+from phf.model.build import build_model, checkpoint_activations
 from phf.training.parallel import compile_blocks
 from phf.training.run import pretrain
 

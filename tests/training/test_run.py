@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from runs import NO_DROPOUT, assert_same, configure, metrics, watch, weights
+from runs import NO_DROPOUT, assert_same, can_compile, configure, metrics, watch, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
@@ -16,7 +16,6 @@ from phf.config import load_config
 from phf.data.packed import PackedView
 from phf.data.store import TokenStore
 from phf.errors import ConfigError, PhfError
-from phf.model.build import can_compile
 from phf.training.export import export_checkpoint
 from phf.training.run import pretrain
 
