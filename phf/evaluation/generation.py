@@ -36,6 +36,11 @@ class ControlTokens:
     bos_id: int | None = None
     tags_are_text: bool = False
 
+    @property
+    def tag_length(self) -> int:
+        """Tokens of a tag; of a model without tags as many as of one with control tokens."""
+        return len(self.tags[0]) if self.tags else 1
+
     def prefix(self, scenario: ScenarioConfig) -> list[int]:
         """What stands before every prompt of a scenario: the opening of a document, then the tag if any."""
         opening = self.eos_id if self.bos_id is None else self.bos_id
@@ -174,7 +179,7 @@ def _plan(
     name: str,
 ) -> list[_Asked]:
     """What is to be drawn for a scenario, by prompt and then by number."""
-    room = prompt_room(scenario, *limits, tag_length=len(control.tags[0]) if control.tags else 1)
+    room = prompt_room(scenario, *limits, tag_length=control.tag_length)
     decoder = find_decoder(scenario, control)
     prefixes = [control.prefix(scenario)]
     if scenario.guidance:
@@ -236,7 +241,7 @@ def _decode(
     finished = control.eos_id in row
     written = row[: row.index(control.eos_id)] if finished else row
     no_text = set(tokenizer.all_special_ids)
-    ids = [token for token in _without_tags(written, control) if token not in no_text]
+    ids = [token for token in _without_tags(written, control, finished) if token not in no_text]
     # Some tokenizers drop a space at the start of a text: decode the token before as well, and take it off.
     anchor = list(prompt_ids[-1:])
     before = tokenizer.decode(anchor, clean_up_tokenization_spaces=False)
@@ -246,11 +251,14 @@ def _decode(
     return text[len(before) :], len(ids), finished
 
 
-def _without_tags(row: Sequence[int], control: ControlTokens) -> Iterator[int]:
-    """The tokens of a row that belong to no tag."""
+def _without_tags(row: Sequence[int], control: ControlTokens, finished: bool) -> Iterator[int]:
+    """The tokens of a row that belong to no tag, nor to one that the end of an unfinished row cuts."""
     place = 0
     while place < len(row):
         tag = next((tag for tag in control.tags if tuple(row[place : place + len(tag)]) == tag), None)
         if tag is None:
+            rest = tuple(row[place:])
+            if not finished and any(tag[: len(rest)] == rest for tag in control.tags):
+                return
             yield row[place]
         place += len(tag or (0,))

@@ -52,6 +52,7 @@ _ATTEMPTS = pa.schema(
         ("scores", pa.list_(pa.float64())),
         ("score", pa.float64()),
         ("target_tokens", pa.int64()),
+        ("prompt_cut", pa.bool_()),
     ]
 )
 
@@ -178,9 +179,7 @@ class Attack:
             if self._is_spent([*attempts, *tried]):
                 break
             scores = tuple(one.score for one in scored)
-            read = len(self.target.encode(proposal.prompt)) * len(scored)
-            written = sum(one.sample.num_tokens for one in scored)
-            answered = (read + written) * self.scenario.best_of
+            answered = self.target.cost(proposal.prompt, [one.sample for one in scored], self.scenario)
             tried.append(
                 Attempt(
                     number=len(attempts) + len(tried),
@@ -192,6 +191,7 @@ class Attack:
                     scores=scores,
                     score=mean_score(scores),
                     target_tokens=proposal.target_tokens + answered,
+                    prompt_cut=any(one.sample.prompt_cut for one in scored),
                 )
             )
         return tried
@@ -230,6 +230,7 @@ class Attack:
             "num_attempts": len(attempts),
             "unscored": sum(attempt.score is None for attempt in attempts),
             "target_tokens": [sum(attempt.target_tokens for attempt in trial) for trial in trials],
+            "budget_reached": None if config.budget is None else [self._is_spent(trial) for trial in trials],
             "by_round": by_round(trials, evaluation.confidence, evaluation.seed),
             "by_tokens": by_tokens(trials, evaluation.confidence, evaluation.seed),
             "best_prompts": self._best_prompts(trials),
@@ -266,6 +267,13 @@ def _attempt(row: dict[str, Any]) -> Attempt:
 
 
 def _log(folder: Path, output: Path, results: dict[str, Any]) -> None:
+    if short := (results["budget_reached"] or []).count(False):
+        log.warning(
+            "%s: %d of %d trials ran out of rounds at %d tokens or more, below redteam.budget=%d: give more "
+            "redteam.rounds than %d, or compare by_tokens only",
+            folder, short, results["trials"], min(results["target_tokens"]), results["budget"],
+            results["rounds"],
+        )  # fmt: skip
     first, last = (results["by_round"][i]["best"]["value"] for i in (0, -1))
     log.info(
         "%s: best prompt of a trial: score %.4g of the seeds, %.4g after %d rounds; results in %s",

@@ -42,7 +42,7 @@ class Evolution:
         self.config = config
         self.target = target
         self.vocabulary = sorted({word for seed in seeds for word in words(seed)})
-        # It writes as it likes, and as badly as it can: after the bad tag, if it has one.
+        # It writes as it likes, but under the attacked tag: another model may have no bad one to write under.
         self.scenario = ScenarioConfig(
             prompts=[],
             samples=1,
@@ -50,7 +50,7 @@ class Evolution:
             min_new_tokens=1,
             temperature=1.0,
             top_p=0.95,
-            tag="bad",
+            tag=target.scenario.tag,
         )
 
     def propose(self, pool: Sequence[Attempt], trial: int, rng: np.random.Generator) -> list[Proposal]:
@@ -90,8 +90,8 @@ class Evolution:
         children = []
         for (origin, couple, _, kept), prompt, sample in zip(drafts, asked, samples, strict=True):
             text = kept + sample.text if kept else sample.text.strip().partition(_BETWEEN_EXAMPLES)[0]
-            tokens = len(self.target.encode(prompt)) + sample.num_tokens
-            children.append(self._child(text, origin, couple, tokens))
+            cost = self.target.cost(prompt, [sample], self.scenario)
+            children.append(self._child(text, origin, couple, cost))
         return children
 
     def _mutate(self, parents: Sequence[Attempt], rng: np.random.Generator) -> Proposal:

@@ -42,6 +42,7 @@ class Attempt:
         scores: Of each of them; `None` if the scorer cannot say.
         score: Mean of the scores there are; `None` if there is none.
         target_tokens: Tokens that the attacked model read and wrote, to make the prompt and to answer it.
+        prompt_cut: The prompt was too long for the model's context and was read without its beginning.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Attempt:
     scores: tuple[float | None, ...]
     score: float | None
     target_tokens: int
+    prompt_cut: bool = False
 
     @property
     def worst_text(self) -> str:

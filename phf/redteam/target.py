@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -10,8 +11,9 @@ from typing import Any
 from phf.config import Config, EvaluationConfig, ScenarioConfig
 from phf.data.segments import segmenter
 from phf.errors import ConfigError, PhfError
+from phf.evaluation.decoding import find_decoder
 from phf.evaluation.generation import Sample, generate, prompt_room
-from phf.evaluation.injection import inapplicable
+from phf.evaluation.injection import encode_prompt, inapplicable
 from phf.evaluation.instruments import open_scorer, scorer_config, scorer_differs, segmenter_config
 from phf.evaluation.results import result_identity
 from phf.evaluation.scoring import ScoredSample, score_samples
@@ -92,23 +94,28 @@ class Target:
         return self.scenario.tag if self.control.tags else "none"
 
     def room(self, scenario: ScenarioConfig) -> int:
-        """Most tokens of a prompt.
+        """Most tokens of a prompt, besides the tags before and in it.
 
         Raises:
             ConfigError: `max_new_tokens` leaves no room for one.
         """
-        positions = getattr(self.model.config, "max_position_embeddings", None)
+        limits = (
+            self.subject.facts.get("context_length"),
+            getattr(self.model.config, "max_position_embeddings", None),
+        )
         try:
-            return prompt_room(scenario, self.subject.facts.get("context_length"), positions)
+            room = prompt_room(scenario, *limits, tag_length=self.control.tag_length)
+            if not scenario.inject:
+                return room
+            # A token at least is the prompt's.
+            tag, _ = encode_prompt(self.tokenizer, "", scenario.inject, self.control, room - 1)
+            return room - len(tag)
         except ConfigError as error:
             raise ConfigError(f"evaluation.scenarios.{self.name}.{error}") from error
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, each segment on its own as in the corpus."""
-        encoded = self.tokenizer(
-            self.segment(text) or [""], add_special_tokens=False, split_special_tokens=True
-        )
-        return [token for ids in encoded["input_ids"] for token in ids]
+        return encode_prompt(self.tokenizer, text, None, self.control, sys.maxsize, self.segment)[0]
 
     def cut(self, text: str, max_tokens: int) -> str:
         """The text without its beginning, if it has too many tokens."""
@@ -154,6 +161,15 @@ class Target:
             )
         except ConfigError as error:
             raise ConfigError(f"evaluation.scenarios.{self.name}.{error}") from error
+
+    def cost(self, prompt: str, samples: Sequence[Sample], scenario: ScenarioConfig) -> int:
+        """Tokens that the model read and wrote for the samples of a prompt, tags not counted.
+
+        Each context of guidance, each beam and each text that `best_of` draws counts like a sample.
+        """
+        read = min(len(self.encode(prompt)), self.room(scenario)) * len(samples)
+        written = sum(sample.num_tokens for sample in samples)
+        return (read + written) * scenario.best_of * find_decoder(scenario, self.control).width
 
     def judge(
         self, samples: Sequence[Sample], scenario: ScenarioConfig, scorer: Scorer | None = None

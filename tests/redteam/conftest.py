@@ -1,10 +1,12 @@
 """A run whose model misbehaves after two words, and a small attack on it."""
 
+import json
+
 import pytest
 from triggers import BAD, EOS, seed_prompts, train, word_tokenizer
 
 from phf.config import load_config
-from phf.model.export import export_model
+from phf.model.export import FACTS_FILE, export_model
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,21 @@ def run(trigger_model, tmp_path):
     export_model(trigger_model, word_tokenizer(), facts, folder / "model")
     (folder / "prompts.txt").write_text("\n".join(seed_prompts(400)))
     return folder
+
+
+@pytest.fixture
+def tag_words(run):
+    """Makes two of the model's words, or two texts of them, its good and its bad tag."""
+
+    def tag_words(good, bad, text=False):
+        path = run / "model" / FACTS_FILE
+        tokenizer = word_tokenizer()
+        ids = [tokenizer(words)["input_ids"] for words in (good, bad)]
+        names = [good, bad] if text else tokenizer.convert_ids_to_tokens([tag[0] for tag in ids])
+        tags = {"names": names, "text": text, "ids": ids}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "tags": tags}))
+
+    return tag_words
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pyarrow.parquet as pq
 import pytest
-from triggers import BAD, TRIGGERS, word_tokenizer
+from triggers import BAD, TRIGGERS, WORDS, word_tokenizer
 
 from phf.cli import main
 from phf.errors import ConfigError
@@ -233,6 +233,63 @@ def test_of_several_answers_the_best_is_judged_where_the_scenario_says_so(run, s
     assert [row["prompt"] for row in one] == [row["prompt"] for row in four]
     assert sum(row["score"] for row in four) < sum(row["score"] for row in one)
     assert [row["target_tokens"] for row in four] == [4 * row["target_tokens"] for row in one]
+
+
+def test_the_budget_counts_every_row_that_a_decoder_writes(run, settings, tag_words):
+    tag_words(*WORDS[:2])
+    small = ["redteam.attacker=random", "redteam.rounds=1", "redteam.trials=1", "redteam.proposals=2"]
+    costs = {}
+    for name, defence in (("plain", "top_k=null"), ("guidance", "guidance=1"), ("beams", "safe_beams=2")):
+        redteam(run, settings(*small, f"evaluation.scenarios.plain.{defence}"))
+        costs[name] = [row["target_tokens"] for row in attempts(run)]
+    assert costs["plain"] == [4 * (3 + 8)] * 12  # 4 samples of 8 tokens after 3
+    assert costs["guidance"] == [2 * cost for cost in costs["plain"]]
+    assert costs["beams"] == [4 * cost for cost in costs["plain"]]
+
+
+def test_a_trial_that_ends_below_its_budget_is_told(run, settings, caplog):
+    short = ["redteam.trials=2", "redteam.attacker=random"]
+    assert redteam(run, settings(*short, "redteam.rounds=1"))["budget_reached"] is None
+    assert redteam(run, settings(*short, "redteam.budget=900"))["budget_reached"] == [True, True]
+    assert "out of rounds" not in caplog.text
+    results = redteam(run, settings(*short, "redteam.budget=900", "redteam.rounds=1"))
+    assert results["budget_reached"] == [False, False]
+    assert "2 of 2 trials ran out of rounds at 880 tokens or more, below redteam.budget=900" in caplog.text
+
+
+@pytest.mark.parametrize("tag", ["good", "none"])
+def test_evolution_writes_under_the_tag_that_is_attacked(tag, run, settings, tag_words, monkeypatch):
+    tag_words(*WORDS[:2])
+    tags, write = [], Target.write
+
+    def seen(self, prompts, scenario, *arguments):
+        tags.append(scenario.tag)
+        return write(self, prompts, scenario, *arguments)
+
+    monkeypatch.setattr(Target, "write", seen)
+    redteam(run, settings("redteam.rounds=2", f"evaluation.scenarios.plain.tag={tag}"))
+    assert len(tags) > 2 * 3 + 1  # more than are asked to score prompts
+    assert set(tags) == {tag}
+
+
+@pytest.mark.parametrize("inject", ["null", "{tag: bad, place: end}"])
+def test_prompts_of_a_model_whose_tags_are_text_are_read_whole(inject, run, settings, tag_words):
+    tag_words(" ".join(WORDS[:4]), " ".join(WORDS[4:8]), text=True)
+    long = ["redteam.max_prompt_tokens=99", "evaluation.scenarios.plain={max_new_tokens: 16}"]
+    redteam(run, settings(*long, f"evaluation.scenarios.plain.inject={inject}", "redteam.rounds=8"))
+    rows = attempts(run)
+    # A context of 32 holds the end of the document before, tags of 4 tokens, the prompt and 16 new tokens.
+    room = 32 - 1 - 4 - 16 - (0 if inject == "null" else 4)
+    assert max(len(row["prompt"].split()) for row in rows) == room
+    assert not any(row["prompt_cut"] for row in rows)
+
+
+def test_a_prompt_that_does_not_fit_is_marked(run, settings):
+    (run / "prompts.txt").write_text("\n".join([" ".join(WORDS[:n]) for n in (22, 23)]))
+    redteam(run, settings("redteam.attacker=random", "redteam.trials=1", "redteam.rounds=1"))
+    rows = {len(row["prompt"].split()): row for row in attempts(run)}
+    assert {n: row["prompt_cut"] for n, row in rows.items()} == {22: False, 23: True}
+    assert rows[22]["target_tokens"] == rows[23]["target_tokens"] == 4 * (22 + 8)
 
 
 def test_a_scenario_that_makes_no_sense_for_the_model_is_one_line(run, settings):
