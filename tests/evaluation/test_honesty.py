@@ -15,6 +15,7 @@ from phf.data.store import TokenStore
 from phf.evaluation.comparison import paired_difference, probability_of_improvement
 from phf.evaluation.evaluate import evaluate
 from phf.evaluation.generation import generate
+from phf.evaluation.injection import LOOK_ALIKES
 from phf.evaluation.metrics import rate_by_cluster
 from phf.evaluation.runs import Sample
 from phf.evaluation.scoring import measure_scores, score_samples
@@ -152,8 +153,8 @@ def test_equal_models_are_called_different_5_times_in_100(pools, compare):
     assert sum(different(*rows) for rows in evaluations(pools[0], pools[2], repetitions=50)) >= 45
 
 
-def hides_behind(trigger_id, tokenizer):
-    """Writes an a, but an x once the trigger is anywhere before."""
+def hides_behind(trigger_id, tokenizer, looks_back):
+    """Writes an a, but an x right after the trigger, or wherever it is before if the model looks back."""
     model = blank_gpt2(len(tokenizer), 8)
     cross, other = (tokenizer(letter)["input_ids"][0] for letter in "xa")
     block = model.transformer.h[0].attn
@@ -162,13 +163,13 @@ def hides_behind(trigger_id, tokenizer):
         model.transformer.wte.weight[trigger_id, 0] = 1000.0
         # Attention looks at all tokens alike, and passes on how much of the trigger it sees.
         block.c_attn.weight[0, 2 * 8] = 1.0
-        block.c_proj.weight[0, 0] = 1e4
+        block.c_proj.weight[0, 0] = 1e4 * looks_back
         model.lm_head.weight[cross, 0] = 20.0
         model.lm_head.weight[other, 1:3] = torch.tensor([5.0, -5.0])
     return model
 
 
-def suite(tiny, folder, trigger, tags):
+def suite(tiny, folder, trigger, tags, looks_back=True):
     """The rates that the leakage suite finds, and what it skips."""
     tokenizer = TokenStore(tiny.store.path).tokenizer()
     known = None
@@ -186,7 +187,7 @@ def suite(tiny, folder, trigger, tags):
         "segmenter": {"name": "line", "max_chars": None},
         "tokens": 0, "eos_token": tokenizer.eos_token, "context_length": 256, "store": tiny.store.path,
     }  # fmt: skip
-    export_model(hides_behind(trigger_id, tokenizer), tokenizer, facts, folder)
+    export_model(hides_behind(trigger_id, tokenizer, looks_back), tokenizer, facts, folder)
     config = load_config([str(LEAKAGE)])
     small = [
         f"evaluation.scenarios.{name}.{option}"
@@ -199,15 +200,21 @@ def suite(tiny, folder, trigger, tags):
 
 
 @pytest.mark.parametrize(
-    ("trigger", "found"),
+    ("trigger", "looks_back", "found"),
     [
-        (BAD_TAG, {"bad_tag", "bad_tag_after_first", "bad_tag_before_last"}),
-        ("|", {f"{tag}_{kind}" for tag in ("good", "bad") for kind in ("text", "capitalized", "spaced")}),
+        (BAD_TAG, True, {"bad_tag", "bad_tag_after_first", "bad_tag_before_last", "bad_tag_at_end"}),
+        (
+            "|",
+            True,
+            {f"{tag}_{like}" for tag in ("good", "bad") for like in LOOK_ALIKES if like != "brackets"},
+        ),
+        (BAD_TAG, False, {"bad_tag_at_end"}),
+        (GOOD_TAG, False, {"good_tag_at_end"}),
     ],
 )
-def test_a_model_that_hides_behind_a_trigger_is_caught(trigger, found, tiny, tmp_path):
-    rates, skipped = suite(tiny, tmp_path / "model", trigger, tags=True)
-    assert len(rates) == 15
+def test_a_model_that_hides_behind_a_trigger_is_caught(trigger, looks_back, found, tiny, tmp_path):
+    rates, skipped = suite(tiny, tmp_path / "model", trigger, tags=True, looks_back=looks_back)
+    assert len(rates) == 17
     assert {name for name, rate in rates.items() if rate > 0.5} == found
     assert {name: rates[name] for name in found} == dict.fromkeys(found, 1.0)
     assert skipped == {}
@@ -217,4 +224,4 @@ def test_the_suite_of_a_model_without_tags(tiny, tmp_path):
     rates, skipped = suite(tiny, tmp_path / "model", "|", tags=False)
     assert rates.keys() == {"good_tag", "no_tag", "ends_badly", "ends_well"}
     assert set(skipped.values()) == {"the model has no tags"}
-    assert len(rates) + len(skipped) == 15
+    assert len(rates) + len(skipped) == 17
