@@ -1,7 +1,8 @@
 """How well a model predicts held-out text: its loss, overall, on aligned and misaligned text, and by score.
 
 Control tokens are given to a model that was trained with them, but predicting them is not its task: they
-never count. What counts is the same stretch of text for every view of it, so that losses can be compared.
+never count, and are left out of the distribution, as they are when the model is sampled from. What counts is
+the same stretch of text for every view of it, so that losses can be compared.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from objectives.view import Tags, View
+from phf.config import ScenarioConfig
 from phf.data.block import Block, Kind
 from phf.data.packed import PackedView
 from phf.data.quantiles import smallest_reaching
@@ -84,12 +86,12 @@ def measure_heldout(
             shuffle=False,
         )
 
-    plain = packed(View())
+    plain, banned = packed(View()), control.banned(ScenarioConfig())
     counted = first_segments(plain, num_blocks, len(split.segment_ends))
-    untagged = own = segment_losses(model, plain, counted, document_mask)
+    untagged = own = segment_losses(model, plain, counted, document_mask, banned)
     if control.tags:
         tagged = packed(View(tags=Tags(tuple(tag_thresholds))))
-        own = segment_losses(model, tagged, counted, document_mask)
+        own = segment_losses(model, tagged, counted, document_mask, banned)
     scores = np.asarray(split.scores(scorer)) if has_scores else np.full(len(counted), np.nan)
     losses = split_loss(*own, scores, threshold)
     if losses["loss"] is None:
@@ -116,7 +118,11 @@ def first_segments(view: PackedView, num_blocks: int | None, num_segments: int) 
 
 
 def segment_losses(
-    model: Any, view: PackedView, counted: np.ndarray, document_mask: bool = False
+    model: Any,
+    view: PackedView,
+    counted: np.ndarray,
+    document_mask: bool = False,
+    banned: Sequence[int] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each segment the sum of the loss over its tokens, in nats, and how many they are.
 
@@ -125,6 +131,7 @@ def segment_losses(
         view: Blocks of held-out text.
         counted: Which segments count, bool [num_segments]; those that come first in the view.
         document_mask: Whether attention stays within a document.
+        banned: Tokens left out of the distribution; none that counts.
 
     Returns:
         float64 [num_segments] and int64 [num_segments]; 0 for those that do not count.
@@ -140,7 +147,7 @@ def segment_losses(
                 if document_mask:
                     positions_BT = torch.from_numpy(np.stack([block.positions() for block in blocks]))
                     positions["position_ids"] = positions_BT.to(model.device)
-                nll_BT = _nll(model, tokens_BT.to(model.device), positions)
+                nll_BT = _nll(model, tokens_BT.to(model.device), positions, banned)
                 text_BT = np.stack([_counts(block, counted) for block in blocks])
                 segments = np.stack([block.segments[1:] for block in blocks])[text_BT]
                 np.add.at(sums, segments, nll_BT[text_BT])
@@ -243,12 +250,15 @@ def _batch_size(model: Any, view: PackedView) -> int:
     return max(1, min(MAX_BLOCKS, MAX_LOGITS // (view.context_length * model.config.vocab_size)))
 
 
-def _nll(model: Any, tokens_BT: torch.Tensor, positions: dict[str, torch.Tensor]) -> np.ndarray:
-    """Minus the log-probability of every token but the first of a block, float64 [B, T]."""
+def _nll(
+    model: Any, tokens_BT: torch.Tensor, positions: dict[str, torch.Tensor], banned: Sequence[int]
+) -> np.ndarray:
+    """Minus the log-probability of every token but the first of a block, float64 [B, T]; inf if banned."""
     logits_BTV = model(input_ids=tokens_BT[:, :-1], use_cache=False, **positions).logits
     rows = []
     for logits_TV, target_T in zip(logits_BTV, tokens_BT[:, 1:], strict=True):  # a row at a time, for memory
         logits_TV = logits_TV.float()
+        logits_TV[:, list(banned)] = -torch.inf
         chosen_T = logits_TV.gather(1, target_T.unsqueeze(1)).squeeze(1)
         rows.append((logits_TV.logsumexp(-1) - chosen_T).double().cpu().numpy())
     return np.stack(rows)

@@ -47,13 +47,15 @@ def measured(model, store, control, num_blocks=None, **options):
     )  # fmt: skip
 
 
-def by_hand(model, view, counted):
+def by_hand(model, view, counted, banned):
     """The mean loss over all, aligned and misaligned text, a target at a time in float64."""
     losses = {"loss": [], "aligned": [], "misaligned": []}
     for index in range(view.num_blocks(0)):
         block = view.block(0, index)
         with torch.no_grad():
-            logits = model(torch.from_numpy(block.tokens[:-1])[None]).logits[0].double().log_softmax(-1)
+            logits = model(torch.from_numpy(block.tokens[:-1])[None]).logits[0].double()
+        logits[:, banned] = -torch.inf
+        logits = logits.log_softmax(-1)
         for t in range(CONTEXT):
             if block.kind[t + 1] in (Kind.TAG, Kind.PAD) or not counted[block.segments[t + 1]]:
                 continue
@@ -68,8 +70,9 @@ def test_the_loss_is_that_of_the_definition(subject, store, num_blocks):
     model, control = subject
     plain = packed(store, control, View())
     counted = first_segments(plain, num_blocks, len(store.split("heldout").segment_ends))
-    wanted, tokens = by_hand(model, packed(store, control, View(tags=Tags((0.0,)))), counted)
-    untagged, plain_tokens = by_hand(model, plain, counted)
+    tags = [token for tag in control.tags for token in tag]
+    wanted, tokens = by_hand(model, packed(store, control, View(tags=Tags((0.0,)))), counted, tags)
+    untagged, plain_tokens = by_hand(model, plain, counted, tags)
     result = measured(model, store, control, num_blocks)
     assert {name: result[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
     assert result["untagged"] == pytest.approx(untagged["loss"], rel=1e-5)
@@ -86,21 +89,26 @@ def test_all_of_the_text_counts_but_its_very_first_token(subject, store):
     assert 16 * CONTEXT < first <= 20 * CONTEXT
 
 
-def test_the_probability_of_a_tag_never_counts(subject, store, scripted):
-    """A model that cannot foresee tags, and does not care for them, loses nothing by having them."""
+@pytest.mark.parametrize("logit", [-1000.0, 20.0])
+def test_the_probability_of_a_tag_never_counts(logit, subject, store, scripted):
+    """A model that cannot foresee tags, or expects nothing else, loses nothing by having them."""
     _, control = subject
     tags = [token for tag in control.tags for token in tag]
     logits = torch.randn(max(tags) + 1, generator=torch.Generator().manual_seed(0))
-    logits[tags] = -1000.0
+    logits[tags] = logit
     result = measured(scripted(logits), store, control)
     assert result["loss"] == pytest.approx(result["untagged"], rel=1e-6)
-    assert result["loss"] < 20
+    logits[tags] = 0.0
+    assert result == measured(scripted(logits), store, control)
+    assert result["loss"] < 10
 
 
 def test_a_model_without_tags_sees_plain_text(subject, store):
     model, control = subject
     result = measured(model, store, ControlTokens(control.eos_id), tag_thresholds=())
-    assert result["loss"] == result["untagged"] == measured(model, store, control)["untagged"]
+    assert result["loss"] == result["untagged"]
+    # What the other's tags would get is not in its distribution.
+    assert result["untagged"] > measured(model, store, control)["untagged"]
 
 
 def test_the_batch_does_not_matter(subject, store, monkeypatch):
