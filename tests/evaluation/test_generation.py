@@ -190,8 +190,23 @@ def test_tags_that_are_text_may_be_written_and_are_taken_out(scripted, tokenizer
     samples = generate(scripted(logits), tokenizer, [""], asked, control)
     texts = tokenizer.batch_decode(written)
     assert all(f"{letter}x" in "".join(texts) for letter in "abx")
-    assert [sample.text for sample in samples] == [re.sub("[ab]x", "", text) for text in texts]
+    assert [sample.text for sample in samples] == [re.sub("[ab]x|[ab]$", "", text) for text in texts]
     assert all(sample.num_tokens == len(sample.text) for sample in samples)
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "finished"),
+    [
+        ("ok[ba", "ok", False),
+        ("ok[ba$", "ok[ba", True),
+        ("ok[bad]ok[", "okok", False),
+        ("[bat", "[bat", False),
+    ],
+)
+def test_a_tag_that_the_token_limit_cuts_is_no_text(row, text, finished, tokenizer):
+    tags = [tuple(tokenizer(tag)["input_ids"]) for tag in ("[good]", "[bad]")]
+    control = ControlTokens(tokenizer("$")["input_ids"][0], tuple(tags), tags_are_text=True)
+    assert decode(tokenizer, [], tokenizer(row)["input_ids"], control) == (text, len(text), finished)
 
 
 def test_a_text_ends_where_the_model_ends_it(scripted, tokenizer, control):
