@@ -35,8 +35,8 @@ class RedteamConfig:
     samples: int = 10
     """Continuations of each prompt; their mean score is the prompt's."""
     budget: int | None = None
-    """Tokens that the attacked model may read and write in a trial, in each row of its decoder; the trial ends
-    with the attempt that reaches it, or after `rounds`. Null: no limit."""
+    """Tokens that the attacked model may read and write in a trial, in all rows of its decoder; the trial
+    ends with the attempt that reaches it, or after `rounds`. Null: no limit."""
     max_prompt_tokens: int = 64
     """Longest proposed prompt, in tokens of the attacked model; a longer one loses its beginning."""
     examples: int = 4
