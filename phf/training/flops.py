@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from transformers import PreTrainedModel
 
 _PEAKS = {
     "B200": 2250e12,
+    "GH200": 989e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -19,7 +22,8 @@ _PEAKS = {
     "RTX 3090": 71e12,
 }
 """Dense matrix products in 16 bits with sums in float32, FLOP/s, from NVIDIA's data sheets; the first
-name that is part of the device's counts. (Some in Lightning's own table are for sparse ones: twice that.)"""
+name whose words are in the device's counts. (Some in Lightning's own table are for sparse ones: twice
+that.)"""
 
 
 def flops_per_token(model: PreTrainedModel, context_length: int) -> float:
@@ -27,11 +31,11 @@ def flops_per_token(model: PreTrainedModel, context_length: int) -> float:
 
     N are the parameters that are multiplied: not those of positions, nor, if it is not tied to the head, the
     table of token embeddings. L layers, D width of all heads of a layer, T tokens of context. The attention's
-    part counts all T, as is usual, though half of them are masked.
+    part counts all T, as is usual, though half of them are masked; a state-space model has no such part.
     """
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    heads = getattr(config, "num_attention_heads", 0)
+    width = heads and heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     looked_up = {
         id(module.weight): module.weight.numel()
         for module in model.modules()
@@ -47,4 +51,4 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in _PEAKS.items() if part in name), None)
+    return next((peak for part, peak in _PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
