@@ -119,6 +119,11 @@ class PackedView:
         """Whether tags are targets that count."""
         return self.view.tags is None or self.view.tags.loss
 
+    @property
+    def epoch_tokens(self) -> int:
+        """Length of the stream of a whole epoch; the first lacks what a view before this one has read."""
+        return self.num_tokens(self._epochs.first + 1)
+
     def num_tokens(self, epoch: int) -> int:
         """Length of an epoch's stream, `<|endoftext|>` and tags included."""
         return self._epochs.num_tokens(epoch)

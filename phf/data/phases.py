@@ -30,9 +30,10 @@ class Phases:
         """Whether tags are targets that count."""
         return all(view.learns_tags for view in self.views)
 
-    def num_tokens(self, epoch: int) -> int:
-        """Length of an epoch's stream as the first phase has it."""
-        return self.views[0].num_tokens(epoch)
+    @property
+    def epoch_tokens(self) -> int:
+        """Length of the stream of a whole epoch of the phase that is not plain."""
+        return next((view for view in self.views if view.view != View()), self.views[0]).epoch_tokens
 
     def locate(self, index: int) -> Place:
         """Where the index-th block is, from 0."""

@@ -20,7 +20,7 @@ def describe(config: Config, plan: Plan, objective: Objective, data: Blocks) -> 
     train, model, view = config.train, objective.model, data.train
     flops = flops_per_token(model, plan.context_length)
     tokens = plan.total_steps * plan.tokens_per_step
-    corpus = view.num_tokens(0)
+    corpus = view.epoch_tokens
     heldout = data.heldout.num_tokens(0) if data.heldout else 0
     optimization = plan.optimization
     fall = f", fall {optimization.decay_steps:,} steps" if optimization.schedule == "wsd" else ""
@@ -36,7 +36,7 @@ def describe(config: Config, plan: Plan, objective: Objective, data: Blocks) -> 
         ("objective", f"{objective.name}, threshold {objective.threshold}"),
         (
             "data",
-            f"{corpus:,} tokens in the view of the first epoch, {heldout:,} held out; "
+            f"{corpus:,} tokens in an epoch of the view, {heldout:,} held out; "
             f"the run reads {tokens / corpus:.2f} epochs",
         ),
         (
