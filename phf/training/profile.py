@@ -30,6 +30,7 @@ class Profile(L.Callback):
     def __init__(self, folder: Path, steps: int):
         self.folder = folder
         self.steps = steps
+        self.recorded = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -54,6 +55,8 @@ class Profile(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and hasattr(self, "profiler"):
             self.profiler.stop()
+            if not self.recorded:
+                log.warning("no profile: the run ended before step %d after its start", SKIPPED_STEPS + 1)
 
     def _write(self, profiler: torch.profiler.profile) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -64,4 +67,5 @@ class Profile(L.Callback):
         )
         (self.folder / "table.txt").write_text(table)
         profiler.export_chrome_trace(str(self.folder / "trace.json"))
+        self.recorded = True
         log.info("profile of %d steps: %s", self.steps, self.folder)
