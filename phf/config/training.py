@@ -142,23 +142,24 @@ class TrainConfig:
     """Decides initial weights, data order, dropped tags and dropout."""
     log_every: int = 10
     """Steps between two lines of the log."""
-    heldout_every: int | str | None = None
-    """Steps (or `1e7 tokens`) between two measurements of the held-out loss; null: twenty times a run."""
+    heldout_every: int | float | str | None = None
+    """Steps (or `1e7 tokens`, or a share of the run) between two measurements of the held-out loss;
+    null: twenty times a run."""
     heldout_blocks: int = 256
     """Blocks of held-out text measured each time."""
-    samples_every: int | str | None = None
-    """Steps (or `1e7 tokens`) between two batches of scored samples; null: never."""
+    samples_every: int | float | str | None = None
+    """Steps (or `1e7 tokens`, or a share of the run) between two batches of scored samples; null: never."""
     samples: int = 32
     """Samples in each of these batches; drawn as in the first scenario of `evaluation`."""
-    checkpoint_every: int | str | None = None
-    """Steps (or `1e9 tokens`) between two checkpoints; null: ten times a run."""
+    checkpoint_every: int | float | str | None = None
+    """Steps (or `1e9 tokens`, or a share of the run) between two checkpoints; null: ten times a run."""
     keep_checkpoints: int = 1
     """How many of the latest checkpoints are kept."""
     loggers: list[str] = field(default_factory=lambda: ["csv", "tensorboard"])
     """csv, tensorboard, wandb."""
     peak_flops: float | None = None
     """FLOP/s of a device in matrix products, for the MFU; null: known for common GPUs, no MFU for others."""
-    overfit_batches: int | None = None
+    overfit_steps: int | None = None
     """Train on the blocks of the first so many steps again and again: the loss of a sound model goes to 0."""
     profile_steps: int | None = None
     """Record so many steps, after 5 others, with torch's profiler, in the run folder's `profile/`."""
@@ -179,11 +180,11 @@ class TrainConfig:
             "heldout_every",
             "samples_every",
             "checkpoint_every",
-            "overfit_batches",
+            "overfit_steps",
             "profile_steps",
         ):
             value = getattr(self, name)
-            if isinstance(value, str):
+            if isinstance(value, float | str) and value != 0:
                 self._check_span(name)
             else:
                 check(value is None or value >= 1, f"train.{name} must be at least 1 or null, not {value}")

@@ -77,7 +77,7 @@ def training_data(
         heldout_blocks=config.train.heldout_blocks,
         num_workers=config.train.num_workers,
         document_mask=config.model.document_mask,
-        distinct_steps=config.train.overfit_batches,
+        distinct_steps=config.train.overfit_steps,
     )
 
 

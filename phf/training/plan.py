@@ -55,8 +55,8 @@ def make_plan(config: Config) -> Plan:
     """The plan of a configuration.
 
     Raises:
-        ConfigError: The budget is less than a step, the machine lacks the devices, or they cannot share
-            a step.
+        ConfigError: The budget is less than a step, or than warm-up and decay; the machine lacks the
+            devices, or they cannot share a step.
     """
     train = config.train
     accelerator = _accelerator(train)
@@ -79,15 +79,22 @@ def make_plan(config: Config) -> Plan:
         number, unit = parse_span(span)
         return round({"share": number * total_steps, "tokens": number / tokens_per_step}.get(unit, number))
 
-    def every(span: int | str | None) -> int | None:
+    def every(span: float | str | None) -> int | None:
         return max(1, steps(f"{span} steps" if isinstance(span, int) else span)) if span else None
 
+    warmup_steps, decay_steps = steps(train.warmup), steps(train.decay)
+    fall = decay_steps if train.schedule == "wsd" else 0
+    if warmup_steps + fall > total_steps:
+        options = "train.warmup and decay: " if fall else "train.warmup: "
+        raise ConfigError(
+            f"{options}{warmup_steps + fall:,} steps are more than the {total_steps:,} of the run"
+        )
     optimization = Optimization(
         total_steps=total_steps,
         learning_rate=train.learning_rate,
         schedule=train.schedule,
-        warmup_steps=steps(train.warmup),
-        decay_steps=steps(train.decay),
+        warmup_steps=warmup_steps,
+        decay_steps=decay_steps,
         decay_shape=train.decay_shape,
         minimum=train.min_learning_rate,
         weight_decay=train.weight_decay,
@@ -129,6 +136,11 @@ def _devices(train: TrainConfig, accelerator: str) -> int:
         return torch.cuda.device_count() if accelerator == "gpu" else 1
     if train.devices < 1:
         raise ConfigError(f"train.devices must be at least 1, not {train.devices}")
+    if accelerator == "gpu" and train.devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"train.devices is {train.devices}, and torch finds {torch.cuda.device_count()} GPUs on this "
+            "machine"
+        )
     return train.devices
 
 
