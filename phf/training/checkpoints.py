@@ -76,7 +76,8 @@ class Checkpoints(L.Callback):
 
     SIGTERM, SIGUSR1 (SLURM's warnings before preemption and the time limit) and SIGINT (Ctrl-C) only set a
     flag; the processes agree on it before the next step. Saving inside the handler would deadlock them.
-    A step is saved when the next one starts: what is measured after it is measured by then.
+    A step is saved when the next one starts: what is measured after it is measured by then. An older
+    checkpoint is deleted only when the weights of the latest have done a step with a finite loss.
     """
 
     def __init__(self, folder: Path, plan: Plan, keep: int, metrics: Metrics):
@@ -126,6 +127,8 @@ class Checkpoints(L.Callback):
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches:
             return
+        if trainer.is_global_zero and self.metrics.checked_step > self.last_saved:
+            self._prune()  # a step from the weights that were saved last has turned out finite
         stop = trainer.strategy.reduce_boolean_decision(self.signum > 0, all=False)
         if stop or due(trainer.global_step, self.plan.checkpoint_every, self.plan.total_steps, times=10):
             self.save(trainer, pl_module)
@@ -134,9 +137,11 @@ class Checkpoints(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save(trainer, pl_module)
+        if trainer.is_global_zero:
+            self._prune()
 
     def save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes `step-N.ckpt` under its name only when it is complete, and deletes the oldest.
+        """Writes `step-N.ckpt` under its name only when it is complete.
 
         Raises:
             PhfError: The loss is not finite, and so the weights are of no use.
@@ -150,11 +155,14 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:
             self._write_manifest(path.with_suffix(".json"), trainer.global_step, temporary.stat().st_size)
             temporary.replace(path)
-            for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
-                old.unlink()
-                old.with_suffix(".json").unlink(missing_ok=True)
         trainer.strategy.barrier()
         self.last_saved = trainer.global_step
+
+    def _prune(self) -> None:
+        """Deletes all but the latest."""
+        for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
+            old.unlink()
+            old.with_suffix(".json").unlink(missing_ok=True)
 
     def _write_manifest(self, path: Path, step: int, size: int) -> None:
         """Says beside a checkpoint what it is."""

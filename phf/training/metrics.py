@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import time
 from collections.abc import Iterator
@@ -42,6 +43,16 @@ class DataWait(Profiler):
             self.seconds += time.perf_counter() - self._since
 
 
+class NotFiniteError(PhfError):
+    """A loss or gradient is infinite or no number, and so are soon all weights; all processes raise it."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"{what} is not finite. Try a lower train.learning_rate or a longer train.warmup, under another "
+            "run.name; `phf export` gives the model of the last checkpoint"
+        )
+
+
 class Metrics(L.Callback):
     """Loss, gradient norm, learning rate, speed and memory every few steps; held-out loss as it is measured.
 
@@ -65,15 +76,27 @@ class Metrics(L.Callback):
         self.data_wait = data_wait
         self.peak = peak
         self.flops = 0.0
+        # Loss and -log p of so many steps since the last line of the log; how many of them are timed.
         self.sums = torch.zeros(2)
         self.steps = 0
+        self.timed_steps = 0
+        self.checked_step = -1
         self.learning_rate = 0.0
         self.seconds_paused = 0.0
         self.bar: Progress | None = None
         self.latest: dict[str, float] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums.tolist(), "steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.sums = torch.tensor(state_dict["sums"])
+        self.steps = state_dict["steps"]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Objective)
+        if not trainer.is_global_zero:  # those that were saved are the sums of all processes
+            self.sums = torch.zeros_like(self.sums)
         self.flops = flops_per_token(pl_module.model, self.plan.context_length)
         self.peak = self.peak or peak_flops(pl_module.device)
         self.since, self.data_wait.seconds = time.perf_counter(), 0.0
@@ -103,6 +126,7 @@ class Metrics(L.Callback):
         self.sums = self.sums.to(pl_module.device) + pl_module.step_sums
         pl_module.step_sums = torch.zeros_like(pl_module.step_sums)
         self.steps += 1
+        self.timed_steps += 1
         step, total_steps = trainer.global_step, self.plan.total_steps
         # Lightning validates whenever this divides the number of micro-batches.
         measure = self.heldout and due(step, self.plan.heldout_every, total_steps, times=20)
@@ -113,12 +137,11 @@ class Metrics(L.Callback):
     def _log(self, trainer: L.Trainer, pl_module: Objective) -> None:
         """Means over the steps since the last line of the log."""
         self.check(trainer, pl_module)
-        sums = trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
-        loss, nll = (sums / self.steps).tolist()
+        loss, nll = (self.sums / self.steps).tolist()
         gradient_norm = float(pl_module.gradient_norm)
         now = time.perf_counter()
         seconds = now - self.since - self.seconds_paused
-        speed = self.steps * self.plan.tokens_per_step / seconds
+        speed = self.timed_steps * self.plan.tokens_per_step / seconds
         self.latest = {
             "train/loss": loss,
             "train/nll": nll,
@@ -132,30 +155,38 @@ class Metrics(L.Callback):
             self.latest["train/mfu"] = speed * self.flops / (self.peak * self.plan.processes)
         log_metrics(trainer, self.latest)
         self._show(trainer, self.latest)
-        self.sums, self.steps = torch.zeros_like(self.sums), 0
+        self.sums, self.steps, self.timed_steps = torch.zeros_like(self.sums), 0, 0
         self.since, self.seconds_paused, self.data_wait.seconds = now, 0.0, 0.0
 
     def check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Asks the devices whether they have met a loss or gradient that is not finite.
+        """Brings together what the processes have: the sums, and whether all was finite.
 
         Raises:
-            PhfError: One has.
+            NotFiniteError: A loss or a gradient was not.
         """
         assert isinstance(pl_module, Objective)
+        # Of all processes in the first one, which logs and saves.
+        sums = trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
+        self.sums = sums if trainer.is_global_zero else torch.zeros_like(sums)
         # A copy: the strategy reduces in place.
         first = trainer.strategy.reduce(pl_module.first_not_finite.clone(), reduce_op="min").tolist()
         blocks: Blocks = trainer.datamodule  # type: ignore[attr-defined]
         steps = [number * blocks.micro_batch // blocks.batch for number in first]
         which = 0 if steps[0] <= steps[1] else 1  # a loss comes before its gradient
-        if first[which] == pl_module.NEVER:
-            return
-        start = blocks.first_block + first[which] * blocks.micro_batch
-        name, size = ("loss", blocks.micro_batch) if which == 0 else ("gradient", blocks.batch)
-        raise PhfError(
-            f"step {steps[which] + 1}: the {name} of blocks {start} to "
-            f"{start + size - 1} of the run is not finite; the last checkpoint is kept. "
-            "Try a lower train.learning_rate or a longer train.warmup"
-        )
+        if first[which] != pl_module.NEVER:
+            repeated = steps[which] % (blocks.distinct_steps or steps[which] + 1)
+            start = blocks.first_block + repeated * blocks.batch
+            name, size = "gradient", blocks.batch
+            if which == 0:
+                name, size = "loss", blocks.micro_batch
+                start += first[0] * blocks.micro_batch % blocks.batch
+            where = f"of blocks {start} to {start + size - 1} of the run"
+            raise NotFiniteError(f"step {steps[which] + 1}: the {name} {where}")
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        # It is halved at each step whose gradients overflow, which is then left out.
+        if scaler is not None and scaler.get_scale() < 1:
+            raise NotFiniteError(f"step {trainer.global_step}: for many steps now the gradient")
+        self.checked_step = trainer.global_step
 
     def _show(self, trainer: L.Trainer, metrics: dict[str, float]) -> None:
         line = (
@@ -189,6 +220,8 @@ class Metrics(L.Callback):
             if tokens > 0
         }
         log_metrics(trainer, metrics)
+        if not all(map(math.isfinite, metrics.values())):
+            raise NotFiniteError(f"step {trainer.global_step}: the held-out loss")
         if trainer.is_global_zero:
             log.info("step %d  held-out loss %.4f", trainer.global_step, metrics["heldout/loss"])
         self.seconds_paused += time.perf_counter() - self.pause

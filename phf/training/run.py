@@ -28,7 +28,7 @@ from phf.training.checkpoints import (
 from phf.training.claim import check_same_run, claim
 from phf.training.export import finish
 from phf.training.logs import MetricsFile, loggers
-from phf.training.metrics import DataWait, Metrics
+from phf.training.metrics import DataWait, Metrics, NotFiniteError
 from phf.training.objective import objective_class
 from phf.training.plan import Plan, make_plan
 from phf.training.profile import Profile
@@ -142,10 +142,10 @@ def _fit(trainer: L.Trainer, objective: Objective, data: Blocks, checkpoint: Pat
         trainer.fit(objective, data, ckpt_path=checkpoint, weights_only=True)
     except torch.OutOfMemoryError as error:
         raise PhfError(
-            f"out of memory: set train.micro_batch_size below {data.micro_batch}, or "
-            "model.activation_checkpointing=true"
+            f"out of memory with micro-batches of {data.micro_batch} blocks: set a smaller "
+            "train.micro_batch_size, model.activation_checkpointing=true or train.strategy=fsdp"
         ) from error
-    except RequeueError:
+    except (RequeueError, NotFiniteError):
         # Lightning kills the process that started the others when one of them ends with another code.
         if trainer.local_rank > 0:
             sys.exit(0)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins import HalfPrecision as LightningHalfPrecision
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.profilers import Profiler
+from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from objectives import Objective
@@ -22,7 +25,16 @@ from phf.training.plan import Plan
 
 
 class HalfPrecision(LightningHalfPrecision):
-    """All weights in bfloat16, and the scores as they are: a threshold needs their digits."""
+    """All weights in bfloat16, and nothing else.
+
+    Scores are as they are: a threshold needs their digits. So are buffers, such as the frequencies of rotary
+    positions: a model that is loaded again has them in float32.
+    """
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+        return module
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -49,8 +61,12 @@ def make_trainer(
         callbacks: What is done beside training.
         profiler: Is told what Lightning does.
     """
-    half = plan.precision == "bf16-true"
-    plugins: list[Any] = [HalfPrecision("bf16-true")] if half else []
+    plugins: list[Any] = []
+    if plan.precision == "bf16-true":
+        plugins.append(HalfPrecision("bf16-true"))
+    elif plan.precision == "16-mixed":  # on a CPU Lightning would take bfloat16 instead
+        plugins.append(MixedPrecision("16-mixed", "cuda" if plan.accelerator == "gpu" else "cpu"))
+    precision = None if plugins else plan.precision
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # requeueing is ours: see Checkpoints
     return L.Trainer(
@@ -58,7 +74,7 @@ def make_trainer(
         devices=plan.devices,
         num_nodes=config.train.nodes,
         strategy=strategy(config.train.strategy, plan.processes),
-        precision=None if half else plan.precision,
+        precision=precision,
         plugins=plugins,
         max_steps=max_steps,
         max_epochs=-1,
@@ -94,7 +110,7 @@ def compile_network(config: Config, plan: Plan, objective: Objective) -> None:
     """Compiles the transformer blocks (not the Lightning module, whose logging cannot be compiled)."""
     wanted = config.model.compile
     if wanted == "auto":
-        # It takes some ten seconds, too long for a short run; on a CPU nothing is gained that one could measure.
+        # It takes some ten seconds, too long for a short run; on a CPU it gains nothing that was measured.
         wanted = plan.accelerator == "gpu" and plan.total_steps >= 200
     if wanted:
         compile_blocks(objective.model)

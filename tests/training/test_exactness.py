@@ -111,6 +111,7 @@ EVERY_STEP = (
     "objective.drop_rate=0.1",
     "train.heldout_blocks=4",
     "train.keep_checkpoints=8",
+    "train.log_every=3",
 )
 
 

@@ -11,7 +11,7 @@ from runs import NO_DROPOUT, assert_same, can_compile, configure, metrics, watch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from objectives import Tags, View
+from objectives import OBJECTIVES, Tags, View
 from phf.config import load_config
 from phf.data.packed import PackedView
 from phf.data.store import TokenStore
@@ -99,7 +99,7 @@ def full_precision(tiny, tmp_path_factory):
     return pretrain(configure(tiny, tmp_path_factory.mktemp("full") / "run", *AWR))
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-mixed"])
 def test_half_precision_learns_as_well(tiny, tmp_path, full_precision, precision):
     half = metrics(pretrain(configure(tiny, tmp_path / "half", *AWR, f"train.precision={precision}")))
     full = metrics(full_precision)
@@ -107,6 +107,52 @@ def test_half_precision_learns_as_well(tiny, tmp_path, full_precision, precision
     changes = [run["heldout/loss"][-1][1] - run["heldout/loss"][0][1] for run in (full, half)]
     assert changes[0] < 0
     assert changes[1] == pytest.approx(changes[0], rel=0.02)
+
+
+def test_a_model_with_rotary_positions_in_half_precision_is_its_export(tiny, tmp_path, monkeypatch):
+    base = load_config(["model.config={}"], tiny)
+    base.model.config = {}
+    trained = {}
+
+    class Kept(OBJECTIVES["mle"]):
+        def on_train_end(self):
+            trained.update(self.model.named_buffers())
+
+    monkeypatch.setitem(OBJECTIVES, "mle", Kept)
+    folder = pretrain(
+        configure(
+            base, tmp_path / "run", "model.architecture=llama", f"model.config={{{SMALL}}}",
+            "train.precision=bf16-true", "train.tokens=512",
+        )
+    )  # fmt: skip
+    exported = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert any("inv_freq" in name for name in trained)
+    for name, buffer in trained.items():
+        assert torch.equal(buffer, exported.get_buffer(name))
+
+
+def test_gradients_in_half_precision_that_overflow_for_ever_end_the_run(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(OBJECTIVES["mle"], "token_loss", _finite_with_an_infinite_slope)
+    overrides = ("train.precision=16-mixed", "train.tokens=12800", "train.log_every=5")
+    with pytest.raises(PhfError, match=r"step \d+: for many steps now the gradient is not finite"):
+        pretrain(configure(tiny, tmp_path / "run", *overrides))
+
+
+def test_a_checkpoint_whose_weights_are_broken_does_not_replace_the_one_before(tiny, tmp_path):
+    """Such weights show in the held-out loss, or else in the next step."""
+    overrides = ("train.learning_rate=1e38", "train.gradient_clip=null", "train.checkpoint_every=1")
+    warm_up = ("train.schedule=constant", "train.warmup=4 steps", "train.heldout_every=100")
+    with pytest.raises(PhfError, match="is not finite"):
+        pretrain(configure(tiny, tmp_path / "run", *overrides, *warm_up, "train.log_every=100"))
+    kept = sorted((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+    assert len(kept) <= 2
+    with pytest.raises(PhfError, match=r"step 1: the held-out loss is not finite"):
+        pretrain(configure(tiny, tmp_path / "other", *overrides, "train.heldout_every=1"))
+    assert not list((tmp_path / "other" / "checkpoints").glob("*.ckpt"))
+
+
+def _finite_with_an_infinite_slope(self, logp, score, value):
+    return -logp + (logp - logp.detach()).abs().sqrt()
 
 
 def test_scores_keep_their_digits_in_half_precision(tiny, tmp_path, monkeypatch):
@@ -248,6 +294,7 @@ def test_a_broken_checkpoint_is_named(tiny, tmp_path):
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tiny, tmp_path, log_every):
     overrides = ("train.learning_rate=1e30", "train.gradient_clip=null", "train.checkpoint_every=1")
+    overrides += ("train.heldout_every=100",)
     with pytest.raises(PhfError, match=r"step [1-4]: the (loss|gradient) of blocks \d+ to \d+ of the run"):
         pretrain(configure(tiny, tmp_path / "run", *overrides, f"train.log_every={log_every}"))
     for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
