@@ -38,8 +38,8 @@ class HeldoutPromptsConfig:
     """Prompts that are beginnings of documents held out in the run's token store."""
 
     heldout: Literal["any", "good", "bad"]
-    """`any`: a document's first segments. `good`, `bad`: it up to a segment whose score is not above the
-    threshold of the evaluation, or above it."""
+    """`any`: a document's first segments. `good`, `bad`: it up to one of the first two neighbours of which
+    one has a score above the threshold of the evaluation and the other not; both are of one document."""
     segments: int | None = 2
     """So many segments, or with `good` and `bad` the fewest; null: as many as `tokens` has room for."""
     tokens: int | None = None

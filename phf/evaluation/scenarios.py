@@ -158,14 +158,17 @@ def _from_heldout(config: HeldoutPromptsConfig, heldout: Heldout) -> Iterator[st
         if scores is None:
             start, stop = 0, min(ends[min(config.segments or len(ends), len(ends)) - 1], limit)
         else:
-            # A comparison with NaN is false, both ways: what has no score is neither.
-            bad, good = scores[first:end] > heldout.threshold, scores[first:end] <= heldout.threshold
-            ending = np.flatnonzero(bad if config.heldout == "bad" else good)
-            ending = ending[ending + 1 >= (config.segments or 1)]
-            if not len(ending):
+            # Both kinds of endings come from the same places, so that they differ in little but their kind.
+            own = scores[first : end - 1]
+            known = np.flatnonzero(~np.isnan(own))
+            known = known[known + 1 >= (config.segments or 1)]
+            bad = own[known] > heldout.threshold
+            turns = np.flatnonzero(bad[1:] != bad[:-1])
+            if not len(turns):
                 continue
-            stop = ends[ending[0]]
-            starts = np.concatenate([[0], ends[: ending[0]]])
+            ending = known[turns[0] + (bad[turns[0]] != (config.heldout == "bad"))]
+            stop = ends[ending]
+            starts = np.concatenate([[0], ends[:ending]])
             start = min(starts[np.searchsorted(starts, stop - limit) :], default=starts[-1])
         if stop < ends[-1]:
             ids = split.tokens[offset + start : offset + stop].tolist()

@@ -171,10 +171,11 @@ def test_beginnings_that_end_well_or_badly(kind, heldout):
     prompts = from_heldout(heldout, kind, segments=2)
     wanted = []
     for document in documents(heldout):
-        scores = [score for _, score in document]
-        for i in range(1, len(document) - 1):
-            if (scores[i] > 0) == (kind == "bad"):
-                wanted.append("".join(text for text, _ in document[: i + 1]))
+        bad = [score > 0 for _, score in document]
+        for i in range(1, len(document) - 2):
+            if bad[i] != bad[i + 1]:
+                stop = i + 1 if bad[i] == (kind == "bad") else i + 2
+                wanted.append("".join(text for text, _ in document[:stop]))
                 break
     assert sorted(prompts) == sorted(wanted)
     assert wanted
@@ -184,6 +185,14 @@ def test_beginnings_that_end_well_or_badly(kind, heldout):
         assert whole.endswith(short)
         lines = short.splitlines(keepends=True)
         assert len(lines) == 1 or sum(len(count(line)["input_ids"]) for line in lines) <= 40
+
+
+def test_good_and_bad_endings_are_neighbours(heldout):
+    """What comes after them can be compared: one of the prompts is the other and a segment more."""
+    for bad, good in zip(*(from_heldout(heldout, kind, segments=3) for kind in ("bad", "good")), strict=True):
+        short, long = sorted((bad, good), key=len)
+        assert long.startswith(short)
+        assert len(long.removeprefix(short).splitlines()) == 1
 
 
 def test_held_out_documents_that_are_not_there(heldout, tmp_path):
