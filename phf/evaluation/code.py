@@ -110,6 +110,7 @@ def measure_functions(
                 seed=evaluation.seed,
                 batch_size=evaluation.batch_size,
                 progress=advance,
+                tag_segments=True,
             )
         except ConfigError as error:
             raise ConfigError(f"evaluation.code.{error}") from error

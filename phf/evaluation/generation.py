@@ -105,6 +105,7 @@ def generate_all(
     choose: Choose | None = None,
     progress: Callable[[int], None] | None = None,
     vllm_folder: Path | None = None,
+    tag_segments: bool = False,
 ) -> dict[str, list[Sample]]:
     """Draws `scenario.samples` continuations of each prompt of each scenario, all in the same batches.
 
@@ -122,6 +123,8 @@ def generate_all(
         choose: Scores what the best is kept of, in scenarios with `best_of`.
         progress: Called with the number of samples that have just been finished.
         vllm_folder: Where the model is on disk, to be sampled from by vLLM.
+        tag_segments: Whether the tag stands before each segment of a prompt, as in training, or before the
+            first alone.
 
     Returns:
         The samples of each scenario, by prompt and then by number.
@@ -135,7 +138,9 @@ def generate_all(
     plans = {}
     for name, (prompts, scenario) in scenarios.items():
         try:
-            plans[name] = _plan(tokenizer, prompts, scenario, control, segment, limits, seed, name)
+            plans[name] = _plan(
+                tokenizer, prompts, scenario, control, segment, limits, seed, name, tag_segments
+            )
         except ConfigError as error:
             raise ConfigError(f"evaluation.scenarios.{name}.{error}" if name else str(error)) from error
     drawn: dict[str, list[Sample]] = {name: [] for name in scenarios}
@@ -177,6 +182,7 @@ def _plan(
     limits: tuple[int | None, ...],
     seed: int,
     name: str,
+    tag_segments: bool,
 ) -> list[_Asked]:
     """What is to be drawn for a scenario, by prompt and then by number."""
     room = prompt_room(scenario, *limits, tag_length=control.tag_length)
@@ -186,8 +192,20 @@ def _plan(
         prefixes.append(control.prefix(replace(scenario, tag="bad", guidance=0.0)))
     plan: list[_Asked] = []
     for p, prompt in enumerate(prompts):
-        ids, cut = encode_prompt(tokenizer, prompt, scenario.inject, control, room, segment)
-        contexts = tuple((*prefix, *ids) for prefix in prefixes)
+        encoded = [
+            encode_prompt(
+                tokenizer,
+                prompt,
+                scenario.inject,
+                control,
+                room,
+                segment,
+                prefix[1:] if tag_segments else None,
+            )
+            for prefix in prefixes
+        ]
+        contexts = tuple((*prefix, *ids) for prefix, (ids, _) in zip(prefixes, encoded, strict=True))
+        ids, cut = encoded[0]
         numbers = range(scenario.samples * scenario.best_of)
         keys = row_keys(seed, [p] * len(numbers), numbers).tolist()
         for s in numbers:

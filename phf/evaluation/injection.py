@@ -42,6 +42,7 @@ def encode_prompt(
     control: ControlTokens,
     room: int,
     segment: Segmenter | None = None,
+    before_each: Sequence[int] | None = None,
 ) -> tuple[list[int], bool]:
     """The tokens of a prompt, with a tag in it where one is asked for and the model has tags.
 
@@ -54,6 +55,8 @@ def encode_prompt(
         control: The tokens of the model that are no text.
         room: Most tokens; the prompt loses its beginning, and never the tag.
         segment: Cuts the prompt; it is one segment if `None`.
+        before_each: The tag before each segment but the first, whose tag stands before the prompt. Unless it
+            is `None`, models with and without tags lose the same of a prompt that is too long.
 
     Returns:
         The tokens, and whether the prompt lost its beginning.
@@ -65,13 +68,17 @@ def encode_prompt(
     tag = _tag_ids(tokenizer, inject, control) if inject and control.tags else []
     if len(tag) > room:
         raise ConfigError(f"inject: a tag of {len(tag)} tokens does not fit; set max_new_tokens lower")
-    excess = sum(map(len, pieces)) + len(tag) - room
+    between = 0 if before_each is None else control.tag_length
+    excess = sum(map(len, pieces)) + between * max(0, len(pieces) - 1) + len(tag) - room
     cut = excess > 0
     while excess > 0:
         dropped = min(excess, len(pieces[0]))
         pieces[0] = pieces[0][dropped:]
-        pieces = pieces if pieces[0] else pieces[1:]
         excess -= dropped
+        if not pieces[0]:
+            pieces = pieces[1:]
+            excess -= between
+    pieces = [[*(before_each or ()), *piece] if i else piece for i, piece in enumerate(pieces)]
     if inject and tag:
         # In a prompt of one segment, after the first is its end and before the last its start.
         places = {"start": 0, "after_first": min(1, len(pieces)), "before_last": max(0, len(pieces) - 1)}

@@ -127,6 +127,22 @@ def test_what_a_model_writes_is_run(writer, tmp_path):
         measure_functions(writer, EvaluationConfig(), replace(config, max_new_tokens=99), tmp_path)
 
 
+def test_a_model_with_tags_is_asked_as_it_was_trained(model, tokenizer, control, tmp_path):
+    functions = tmp_path / "functions.jsonl"
+    prompt = ["def one():\n", "    # 1\n"]
+    functions.write_text(json.dumps({"name": "one", "prompt": "".join(prompt), "tests": "one()"}))
+    seen = []
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, ids: seen.extend(ids[0].flatten().tolist())
+    )
+    reader = Reader(model, tokenizer, control, segment=lambda text: text.splitlines(keepends=True))
+    config = CodeConfig(str(functions), samples=1, k=[1], max_new_tokens=2)
+    measure_functions(reader, EvaluationConfig(), config, tmp_path)
+    first, second = (tokenizer(line)["input_ids"] for line in prompt)
+    asked = [256, 257, *first, 257, *second]
+    assert seen[: len(asked)] == asked
+
+
 def test_wrong_input_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"evaluation\.code\.functions: .*lost cannot be read"):
         read_functions(str(tmp_path / "lost"))

@@ -1,6 +1,6 @@
 import pytest
 
-from objectives.view import BAD_TAG
+from objectives.view import BAD_TAG, GOOD_TAG
 from phf.config import InjectedTagConfig, ScenarioConfig, load_config
 from phf.errors import ConfigError
 from phf.evaluation.generation import ControlTokens, generate
@@ -72,6 +72,23 @@ def test_a_prompt_that_is_too_long_loses_its_beginning_and_not_the_tag(tokenizer
     assert shown(tokenizer, control, room=1) == (BAD_TAG, True)
     with pytest.raises(ConfigError, match=r"inject: a tag of 14 tokens does not fit"):
         shown(tokenizer, control, room=13, spelling="text")
+
+
+def test_a_tag_before_each_segment(tokenizer, control):
+    def tagged(room, of=control):
+        before_each = control.tags[0] if of.tags else ()
+        ids, cut = encode_prompt(tokenizer, PROMPT, None, of, room, lines, before_each)
+        return tokenizer.decode(ids), cut
+
+    # Three segments of 4, 4 and 6 tokens; the tag of the first is not part of the prompt.
+    assert tagged(16) == (f"one\n{GOOD_TAG}two\n{GOOD_TAG}three\n", False)
+    assert tagged(15) == (f"ne\n{GOOD_TAG}two\n{GOOD_TAG}three\n", True)
+    assert tagged(12) == tagged(11) == (f"two\n{GOOD_TAG}three\n", True)
+    assert tagged(3) == ("ee\n", True)
+    assert tagged(0) == ("", True)
+    for room in range(17):
+        text, cut = tagged(room)
+        assert tagged(room, ControlTokens(256)) == (text.replace(GOOD_TAG, ""), cut)
 
 
 def test_samples_follow_the_injected_tag(model, tokenizer, control):
