@@ -34,11 +34,13 @@ from phf.training.run import pretrain
 # Layers, width, heads.
 MODELS = {"tiny": (2, 32, 2), "4x256": (4, 256, 4), "8x512": (8, 512, 8), "gpt2-small": (12, 768, 12)}
 
-# Thresholds are quantiles of scores that are the fourth power of uniform numbers: 5 %, and the median.
+# Scores are the fourth power of uniform numbers: thresholds are the mean, the 5 % quantile and the median.
 OBJECTIVE_OPTIONS = {
     "mle": [],
     "filtering": ["objective.threshold=0.2"],
+    "upsampling": ["objective.threshold=0.2"],
     "conditional": ["objective.threshold=6e-6", "objective.drop_rate=0.01"],
+    "masking": ["objective.threshold=0.06"],
     "unlikelihood": ["objective.threshold=0.06", "objective.alpha=1"],
     "rwr": ["objective.beta=1"],
     "awr": ["objective.beta=1", "objective.alpha=0.5"],
@@ -51,7 +53,7 @@ def run_config(arguments: argparse.Namespace, folder: Path, objective: str) -> C
     Args:
         arguments: Those of `add_options`.
         folder: Of the store, and of the runs.
-        objective: One of the six.
+        objective: One of `OBJECTIVE_OPTIONS`.
     """
     layers, width, heads = MODELS[arguments.model]
     dropout = "resid_pdrop: 0.0, embd_pdrop: 0.0, attn_pdrop: 0.0"
