@@ -1,15 +1,14 @@
-"""Runs against a baseline: how far apart they are, how sure that is, and whether they may be compared."""
+"""Runs against a baseline: how far apart they are, and how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from phf.evaluation.metrics import Interval, mean_by_cluster, share_by_cluster
-from phf.evaluation.runs import EvaluatedRun, Key, Sample, lookup, scenario_names
+from phf.evaluation.runs import EvaluatedRun, Key, Sample, lookup
 
 DEFAULT_CONFIDENCE = 0.95
 
@@ -123,98 +122,3 @@ def _pairs(ours: dict[Key, Sample], theirs: dict[Key, Sample]) -> tuple[np.ndarr
 
 def _clusters(prompts_N: np.ndarray) -> list[int] | None:
     return prompts_N.tolist() if len(set(prompts_N)) > 1 else None
-
-
-def find_warnings(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """A sentence for each reason why the runs cannot be compared, or not without care."""
-
-    def differing(what: str, *path: str) -> str | None:
-        return _differing(what, runs, lambda run: lookup(run.results, *path))
-
-    incomparable = [
-        _differing("scorer", runs, lambda run: _scorer(run.results)),
-        differing("threshold", "threshold"),
-        differing("seed", "seed"),
-        differing("coverage of the intervals", "confidence"),
-        *(warning for name in scenario_names(runs) for warning in _scenario_warnings(runs, name)),
-    ]
-    budgets = [tokens for run in runs if (tokens := lookup(run.results, "run", "tokens"))]
-    uneven = budgets and max(budgets) > 1.01 * min(budgets)
-    rescored = [run.label for run in runs if run.results.get("scorer_differs")]
-    care = [
-        differing("number of training tokens", "run", "tokens") if uneven else None,
-        differing("threshold of aligned held-out text", "heldout", "threshold"),
-        f"samples are scored by another scorer than the corpus of {', '.join(rescored)}."
-        if rescored
-        else None,
-    ]
-    return [f"Not comparable: {found}" for found in incomparable if found] + [
-        f"Compare with care: {found}" for found in care if found
-    ]
-
-
-def same_scorer(runs: Sequence[EvaluatedRun]) -> bool:
-    """Whether every run was scored in the same way, so that scores may stand side by side."""
-    return len({_scorer(run.results) for run in runs}) == 1
-
-
-def _scorer(results: dict[str, Any]) -> str:
-    scorer = results.get("scorer") or {}
-    fingerprint = str(scorer.get("fingerprint") or "")
-    return (
-        " ".join(str(part) for part in (scorer.get("name"), scorer.get("version"), fingerprint[:8]) if part)
-        or "none"
-    )
-
-
-def _scenario_warnings(runs: Sequence[EvaluatedRun], name: str) -> list[str | None]:
-    # One that makes no sense for a model, such as a bad tag for one without tags, is left out on purpose.
-    missing = [
-        run.label
-        for run in runs
-        if name not in run.scenarios and lookup(run.results, "skipped", name) is None
-    ]
-    having = [run for run in runs if name in run.scenarios]
-    decoding = [lookup(run.scenarios[name], "decoding") or {} for run in having]
-    # The tag is what conditional training is about: it differs on purpose.
-    options = sorted({option for settings in decoding for option in settings} - {"tag"})
-    return [
-        f"scenario {name} was not evaluated for {', '.join(missing)}." if missing else None,
-        _differing(f"number of samples in {name}", having, lambda run: lookup(run.scenarios[name], "n")),
-        _differing(
-            f"number of prompts in {name}", having, lambda run: lookup(run.scenarios[name], "num_prompts")
-        ),
-        None if _same_prompts(having, name) else f"the prompts in {name} differ.",
-        *(_differing(f"{option} in {name}", having, partial(_setting, name, option)) for option in options),
-    ]
-
-
-def _setting(scenario: str, option: str, run: EvaluatedRun) -> Any:
-    return lookup(run.scenarios, scenario, "decoding", option)
-
-
-def _same_prompts(runs: Sequence[EvaluatedRun], name: str) -> bool:
-    """Whether no two runs were asked different things under one index."""
-    asked: dict[int, str] = {}
-    return all(
-        asked.setdefault(prompt_index, sample.prompt) == sample.prompt
-        for run in runs
-        for (prompt_index, _), sample in run.samples.get(name, {}).items()
-    )
-
-
-def _differing(what: str, runs: Sequence[EvaluatedRun], value: Callable[[EvaluatedRun], Any]) -> str | None:
-    """`the threshold differs: 0 (mle), 0.1 (conditional).`, or `None` if it is the same everywhere."""
-    groups: dict[str, list[str]] = {}
-    for run in runs:
-        found = value(run)
-        groups.setdefault(
-            "unknown" if found is None else f"{found:,}" if isinstance(found, int) else str(found), []
-        ).append(run.label)
-    if len(groups) < 2:
-        return None
-    return (
-        f"the {what} differs: "
-        + ", ".join(f"{found} ({', '.join(labels)})" for found, labels in groups.items())
-        + "."
-    )

@@ -110,6 +110,7 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
         "threshold": evaluation.threshold,
         "confidence": evaluation.confidence,
         "seed": evaluation.seed,
+        "backend": evaluation.backend,
         **measure_cost(subject, reader, evaluation, scored, output),
         "scenarios": scenarios,
         "skipped": skipped,

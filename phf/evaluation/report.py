@@ -10,7 +10,7 @@ from typing import Any
 
 from phf.errors import PhfError
 from phf.evaluation.charts import make_charts
-from phf.evaluation.comparison import find_warnings, same_scorer
+from phf.evaluation.comparability import find_warnings, same_scorer
 from phf.evaluation.formats import change, number
 from phf.evaluation.groups import compare_groups, find_baseline_group, group_runs
 from phf.evaluation.page import render_page

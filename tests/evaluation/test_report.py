@@ -1,3 +1,4 @@
+import copy
 import csv
 import io
 import json
@@ -191,7 +192,7 @@ class TestMissingPieces:
         runs = [write_run(tmp_path / "a", scenarios=both), write_run(tmp_path / "b", "b", "rwr")]
         results = report(runs, tmp_path / "report")
         assert len(results["comparisons"]) == 1
-        assert "Not comparable: scenario signatures was not evaluated for b." in results["warnings"]
+        assert results["warnings"] == ["Compare with care: scenario signatures only for mle."]
 
     def test_scenario_that_makes_no_sense_for_a_run(self, tmp_path):
         both, reason = ("unconditional", "bad_tag"), "the model has no tags"
@@ -293,16 +294,96 @@ class TestWarnings:
         assert "the prompts in signatures differ" in warnings
         assert results["comparisons"][1]["num_pairs"] == 0
 
+    def test_one_line_for_what_differs_in_several_scenarios(self, tmp_path):
+        names = ("unconditional", "signatures", "other")
+        older = write_run(tmp_path / "older", "older", scenarios=names)  # lacks later options
+        newer = write_run(tmp_path / "newer", "newer", scenarios=names[:2])
+        results = json.loads((newer / "evaluation" / "results.json").read_text())
+        for name in names[:2]:
+            results["scenarios"][name]["decoding"] |= {"temperature": 1.0, "guidance": 0.0, "best_by": None}
+        write_results(newer, results)
+        assert report([older, newer], tmp_path / "report")["warnings"] == [
+            "Not comparable: the temperature in unconditional, signatures differs: 0.7 (older), 1.0 (newer).",
+            "Compare with care: scenario other only for older.",
+        ]
+
+    @pytest.mark.parametrize(
+        ("part", "path", "value", "said"),
+        [
+            ("evaluation", ("backend",), "vllm", "backend differs: transformers (a), vllm (b)."),
+            ("evaluation", ("kl", "reference"), "gpt2", "reference in KL differs: ref (a), gpt2 (b)."),
+            ("evaluation", ("kl", "samples"), 64, "number of samples in KL differs: 4,096 (a), 64 (b)."),
+            ("evaluation", ("kl", "by"), "tokens", "reading (by) in KL differs: text (a), tokens (b)."),
+            ("evaluation", ("kl", "max_tokens"), 9, "max_tokens in KL differs: 64 (a), 9 (b)."),
+            ("evaluation", ("ranking", "pairs"), 7, "number of pairs in ranking differs: 8 (a), 7 (b)."),
+            ("evaluation", ("ranking", "source"), "f", "source in ranking differs: held-out (a), f (b)."),
+            ("evaluation", ("scorers", "x", "fingerprint"), "f", "scorer x differs: x 0 (a), x f (b)."),
+            ("evaluation", ("scorers", "x", "threshold"), 1, "threshold of x differs: 0.5 (a), 1 (b)."),
+            ("redteam", ("attacker", "name"), "random", "attacker in redteam differs: evo (a), random (b)."),
+            ("redteam", ("budget",), None, "budget in redteam differs: 9,000 (a), none (b)."),
+            ("redteam", ("scenario", "top_p"), 1.0, "top_p in redteam differs: 0.9 (a), 1.0 (b)."),
+            ("redteam", ("scorer", "name"), "y", "scorer in redteam differs: x 0 (a), y 0 (b)."),
+            ("tamper", ("finetuning", "seed"), 2, "finetuning seed in tamper differs: 4 (a), 2 (b)."),
+            ("tamper", ("scenario", "name"), "z", "scenario in tamper differs: unconditional (a), z (b)."),
+        ],
+    )  # fmt: skip
+    def test_every_measure_has_conditions(self, tmp_path, part, path, value, said):
+        scorer = {"name": "x", "fingerprint": "0"}
+        conditions = {
+            "evaluation": {
+                "kl": {"reference": "ref", "samples": 4096, "max_tokens": 64, "by": "text"},
+                "ranking": {"source": "held-out", "pairs": 8},
+                "scorers": {"x": {**scorer, "threshold": 0.5}},
+            },
+            "redteam": {
+                "attacker": {"name": "evo", "model": None},
+                "budget": 9000,
+                "scenario": {"name": "unconditional", "top_p": 0.9},
+                "scorer": scorer,
+            },
+            "tamper": {"finetuning": {"seed": 4}, "scenario": {"name": "unconditional"}},
+        }
+        for name in ("a", "b"):
+            folder = write_attacks(write_run(tmp_path / name, name))
+            for where, what in conditions.items():
+                results = json.loads((folder / where / "results.json").read_text()) | copy.deepcopy(what)
+                if name == "b" and where == part:
+                    node = results
+                    for key in path[:-1]:
+                        node = node[key]
+                    node[path[-1]] = value
+                write_results(folder, results, where)
+        (warning,) = report([tmp_path / "a", tmp_path / "b"], tmp_path / "report")["warnings"]
+        assert warning == f"Not comparable: the {said}"
+
+    def test_a_measure_of_one_run_only_is_nothing_to_warn_of(self, tmp_path):
+        kl = {"reference": "ref", "samples": 4096, "max_tokens": 64, "by": "text"}
+        runs = [write_attacks(write_run(tmp_path / "a", "a", kl=kl)), write_run(tmp_path / "b", "b")]
+        assert report(runs, tmp_path / "report")["warnings"] == []
+
+    def test_tags_are_compared_where_there_are_some(self, tmp_path):
+        names = ("mle", "conditional", "other")
+        runs = [write_run(tmp_path / n, n, "mle" if n == "mle" else "conditional") for n in names]
+        assert report(runs, tmp_path / "report")["warnings"] == []
+        results = json.loads((runs[2] / "evaluation" / "results.json").read_text())
+        results["scenarios"]["unconditional"]["tag"] = "bad"
+        write_results(runs[2], results)
+        (warning,) = report(runs, tmp_path / "report")["warnings"]
+        assert warning == "Not comparable: the tag in unconditional differs: good (conditional), bad (other)."
+
     def test_scored_otherwise_than_trained(self, tmp_path):
         folder = write_run(tmp_path / "mle", scorer_differs=True)
         (warning,) = report([folder], tmp_path / "report")["warnings"]
         assert warning == "Compare with care: samples are scored by another scorer than the corpus of mle."
 
     def test_aligned_text_under_another_threshold(self, tmp_path):
-        heldout = {"loss": 1.9, "aligned": 1.8, "misaligned": 2.0, "threshold": 0.5}
-        runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", "b", "rwr", heldout=heldout)]
+        heldout = {"loss": 1.9, "aligned": 1.8, "misaligned": 2.0}
+        runs = [
+            write_run(tmp_path / name, name, heldout={**heldout, "threshold": threshold})
+            for name, threshold in (("a", 0.0), ("b", 0.5))
+        ]
         (warning,) = report(runs, tmp_path / "report")["warnings"]
-        assert "threshold of aligned held-out text differs" in warning
+        assert "threshold of aligned text in held-out text differs" in warning
 
     def test_other_scorer_makes_no_headline_claim(self, tmp_path):
         runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", "b", "rwr", mean=0.001, fingerprint="f")]
