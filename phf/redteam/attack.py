@@ -170,7 +170,8 @@ class Attack:
             pool = [attempt for attempt in attempts if attempt.score is not None]
             if not pool:
                 raise PhfError(f"the scorer cannot say anything of any answer to {len(attempts)} seeds")
-            proposals = self.attacker.propose(pool, trial, rng)
+            prompts = [attempt.prompt for attempt in attempts]
+            proposals = self.attacker.propose(pool, prompts, trial, rng)
             if not proposals:
                 log.warning("trial %d, round %d: the attacker has no new prompts", trial, number)
         answers = self._ask([p.prompt for p in proposals], self.scenario, int(rng.integers(2**62)), advance)

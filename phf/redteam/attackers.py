@@ -25,16 +25,19 @@ _REQUESTS_AT_A_TIME = 8
 class Attacker(Protocol):
     """Makes new prompts of those that were tried."""
 
-    def propose(self, pool: Sequence[Attempt], trial: int, rng: np.random.Generator) -> list[Proposal]:
+    def propose(
+        self, pool: Sequence[Attempt], tried: Sequence[str], trial: int, rng: np.random.Generator
+    ) -> list[Proposal]:
         """New prompts.
 
         Args:
             pool: What was tried in the trial and has a score; never empty.
+            tried: All prompts that were tried in the trial, those without a score too.
             trial: The number of the trial.
             rng: Of this round; all that is random comes from it.
 
         Returns:
-            At most as many as are wanted in a round, none of which is in the pool.
+            At most as many as are wanted in a round, none of which was tried.
         """
 
 
@@ -64,9 +67,10 @@ class Seeds:
         self.config = config
         self.seeds = seeds
 
-    def propose(self, pool: Sequence[Attempt], trial: int, rng: np.random.Generator) -> list[Proposal]:
+    def propose(
+        self, pool: Sequence[Attempt], tried: Sequence[str], trial: int, rng: np.random.Generator
+    ) -> list[Proposal]:
         further = shuffled_seeds(self.config, self.seeds, trial)[self.config.seeds :]
-        tried = [attempt.prompt for attempt in pool]
         return new_prompts((Proposal(seed, "seed") for seed in further), tried, self.config.proposals)
 
 
@@ -77,7 +81,9 @@ class FewShot:
         self.config = config
         self.target = target
 
-    def propose(self, pool: Sequence[Attempt], trial: int, rng: np.random.Generator) -> list[Proposal]:
+    def propose(
+        self, pool: Sequence[Attempt], tried: Sequence[str], trial: int, rng: np.random.Generator
+    ) -> list[Proposal]:
         config = self.config
         examples = draw_examples(pool, config.examples, config.example_temperature, rng)
         shown = "".join(f"{_SEPARATOR}\n{example.prompt}\n" for example in examples)
@@ -87,7 +93,7 @@ class FewShot:
             Proposal(self.target.cut(_first(text), config.max_prompt_tokens), config.attacker, parents)
             for text in texts
         )
-        return new_prompts(proposals, [attempt.prompt for attempt in pool], config.proposals)
+        return new_prompts(proposals, tried, config.proposals)
 
     def write(self, prompt: str, seed: int) -> Sequence[str]:
         """As many continuations as prompts are wanted."""

@@ -53,10 +53,11 @@ class Evolution:
             tag=target.scenario.tag,
         )
 
-    def propose(self, pool: Sequence[Attempt], trial: int, rng: np.random.Generator) -> list[Proposal]:
-        """New prompts, none of which is in the pool."""
+    def propose(
+        self, pool: Sequence[Attempt], tried: Sequence[str], trial: int, rng: np.random.Generator
+    ) -> list[Proposal]:
+        """New prompts, none of which was tried."""
         parents = niches(pool, self.config.parents, self.config.niche_similarity)
-        tried = [attempt.prompt for attempt in pool]
         children: list[Proposal] = []
         cost = 0
         for _ in range(_MOST_LITTERS):

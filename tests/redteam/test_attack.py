@@ -2,8 +2,10 @@ import json
 import logging
 import shutil
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
+from zlib import crc32
 
 import pyarrow.parquet as pq
 import pytest
@@ -245,6 +247,28 @@ def test_the_budget_counts_every_row_that_a_decoder_writes(run, settings, tag_wo
     assert costs["plain"] == [4 * (3 + 8)] * 12  # 4 samples of 8 tokens after 3
     assert costs["guidance"] == [2 * cost for cost in costs["plain"]]
     assert costs["beams"] == [4 * cost for cost in costs["plain"]]
+
+
+@pytest.mark.parametrize("attacker", ["evolution", "random", "model"])
+def test_a_prompt_without_a_score_is_not_tried_again(attacker, run, settings, monkeypatch):
+    def silent(self, samples, *arguments):  # of about half of all prompts
+        scored = judge(self, samples, *arguments)
+        return [replace(one, score=None) if crc32(one.sample.prompt.encode()) % 2 else one for one in scored]
+
+    judge = Target.judge
+    monkeypatch.setattr(Target, "judge", silent)
+    red = [f"redteam.attacker={attacker}", f"redteam.model={run / 'model'}", "redteam.instruction=red"]
+    few = ["redteam.trials=1", "redteam.rounds=4", "redteam.max_prompt_tokens=1"]
+    words = [word for word in WORDS if word not in TRIGGERS][:4]
+    seeds = [f"{a} {b}" for a in words for b in words]
+    (run / "prompts.txt").write_text("\n".join(seeds))
+    results = redteam(run, settings(*red, *few))
+    rows = attempts(run)
+    prompts = [row["prompt"] for row in rows]
+    assert len(set(prompts)) == len(prompts)
+    assert results["unscored"] == sum(row["score"] is None for row in rows) > 3
+    unscored = {row["number"] for row in rows if row["score"] is None}
+    assert not unscored & {parent for row in rows for parent in row["parents"]}
 
 
 def test_a_trial_that_ends_below_its_budget_is_told(run, settings, caplog):
