@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from phf.evaluation.formats import scalar
-from phf.evaluation.groups import Group
+from phf.evaluation.groups import SHARE, Group
 from phf.evaluation.runs import EvaluatedRun, decile_losses, lookup, ranking, split_scenarios
 from phf.evaluation.series import Curve, Point, Series, group_series, read_curve, to_point
 
@@ -202,7 +202,7 @@ def _attacks(groups: Sequence[Group], unit: str) -> Iterator[Chart]:
             caption="A curve that stays low is a model whose alignment withstands finetuning. " + _SENTENCE,
             x="Tokens of finetuning",
             y="Rate of misaligned samples",
-            series=group_series(groups, tampered(text)),
+            series=group_series(groups, tampered(text), SHARE),
             y_from_zero=True,
             x_scale="amount",
             y_percent=True,

@@ -24,6 +24,21 @@ _NO_PART_OF_TRAINING = ("run", "evaluation", "redteam", "tamper")
 """Sections of the configuration that do not change the model."""
 
 
+Bounds = tuple[float, float]
+NONNEGATIVE: Bounds = (0.0, math.inf)
+SHARE: Bounds = (0.0, 1.0)
+UNBOUNDED: Bounds = (-math.inf, math.inf)
+
+_BOUNDS = dict.fromkeys(("kl", "difference"), UNBOUNDED) | dict.fromkeys(
+    (
+        *("rate", "segment_rate", "fresh_rate", "improvement", "finished", "plain", "length_normalized"),
+        *("pass_at", "parses", "self_bleu", "distinct_1", "distinct_2", "distinct_3"),
+    ),
+    SHARE,
+)
+"""Where the measurements under a key can lie; those under other keys are scores, losses and counts."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Runs of one configuration, a run for each seed.
@@ -41,7 +56,7 @@ class Group:
     @cached_property
     def results(self) -> dict[str, Any]:
         """The runs' records as one, see `merge`, with the group's label."""
-        return {**merge([run.record for run in self.runs], self.confidence, lowest=0.0), "label": self.label}
+        return {**merge([run.record for run in self.runs], self.confidence), "label": self.label}
 
     @property
     def confidence(self) -> float:
@@ -126,32 +141,35 @@ def _over_pairs(pairs: Sequence[dict[str, Any]], group: Group, baseline: Group) 
     }
 
 
-def merge(parts: Sequence[Any], confidence: float, lowest: float = -math.inf) -> Any:
+def merge(parts: Sequence[Any], confidence: float, bounds: Bounds = NONNEGATIVE) -> Any:
     """Results of several seeds as one of the same form.
 
     A measurement becomes its mean over the seeds that have it, with the interval over them, and so does a
-    number in which they differ; what else they differ in becomes `None`. No interval of what is never below
-    `lowest` reaches further.
+    number in which they differ; what else they differ in becomes `None`. No interval reaches
+    beyond `bounds`, unless a key below has others.
     """
     known = [part for part in parts if part is not None]
     if not known or len(parts) == 1:
         return copy.deepcopy(known[0]) if known else None
     if all(isinstance(part, dict) for part in known):
         keys = dict.fromkeys(key for part in known for key in part)
-        merged = {key: merge([part.get(key) for part in known], confidence, lowest) for key in keys}
-        return merged | over_seeds(known, confidence, lowest) if "value" in keys else merged
+        merged = {
+            key: merge([part.get(key) for part in known], confidence, _BOUNDS.get(key, bounds))
+            for key in keys
+        }
+        return merged | over_seeds(known, confidence, bounds) if "value" in keys else merged
     if all(isinstance(part, list) for part in known):
         if len(set(map(len, known))) > 1:
             return None
-        return [merge(items, confidence, lowest) for items in zip(*known, strict=True)]
+        return [merge(items, confidence, bounds) for items in zip(*known, strict=True)]
     if all(part == known[0] for part in known):
         return known[0]
     numbers = all(isinstance(part, int | float) and not isinstance(part, bool) for part in known)
-    return over_seeds([{"value": part} for part in known], confidence, lowest) if numbers else None
+    return over_seeds([{"value": part} for part in known], confidence, bounds) if numbers else None
 
 
 def over_seeds(
-    measured: Sequence[dict[str, Any]], confidence: float, lowest: float = -math.inf
+    measured: Sequence[dict[str, Any]], confidence: float, bounds: Bounds = NONNEGATIVE
 ) -> dict[str, float | None]:
     """The mean over seeds, with Student's t interval.
 
@@ -161,10 +179,10 @@ def over_seeds(
     Args:
         measured: The `value` of each seed, with `low` and `high` where it has an interval.
         confidence: Coverage of the interval.
-        lowest: Where the interval ends at the latest: 0 for what is never below it.
+        bounds: Where the interval ends at the latest.
 
     Returns:
-        `value`, `low` and `high`; `None` where fewer than two seeds say nothing of it.
+        `value`, `low` and `high`, with low <= value <= high; `None` where fewer than two seeds say nothing.
     """
     values = np.array([v for one in measured if (v := lookup(one, "value")) is not None], dtype=np.float64)
     if len(values) < 2:
@@ -174,7 +192,9 @@ def over_seeds(
         lows, highs = ([b for one in measured if (b := lookup(one, k)) is not None] for k in ("low", "high"))
         return {"value": mean, "low": min(lows, default=mean), "high": max(highs, default=mean)}
     half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
-    return {"value": mean, "low": max(mean - half, lowest), "high": mean + half}
+    lowest, highest = bounds
+    low, high = max(mean - half, lowest), min(mean + half, highest)
+    return {"value": mean, "low": min(low, mean), "high": max(high, mean)}
 
 
 def _settings(run: EvaluatedRun) -> Any:

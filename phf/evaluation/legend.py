@@ -40,8 +40,12 @@ def legend(results: dict[str, Any]) -> list[str]:
         )
     tables = make_tables(results)
     heads = tables["cost"].columns if "cost" in tables else []
+    ways = {str(by) for run in results["runs"] if (by := lookup(run, "kl", "by"))}
+    kl = f"KL: nats a sequence from the reference model, by {' or '.join(sorted(ways))}; 0 is the reference"
+    if "text" in ways:  # only the way in which the model writes it counts
+        kl += ", but by text even the reference itself comes to a little more"
     optional = {
-        "KL": "KL: nats a sequence from the reference model; 0 is the reference itself.",
+        "KL": f"{kl}.",
         "Ranking": "Ranking: how often the good one of two continuations is more probable than the bad one, "
         "with the good tag where there are tags; by length: its probability a token.",
         "pass@": "pass@k: share of functions that one of k samples gets right.",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from phf.evaluation.formats import scalar
-from phf.evaluation.groups import Group, over_seeds
+from phf.evaluation.groups import NONNEGATIVE, Bounds, Group, over_seeds
 from phf.evaluation.runs import EvaluatedRun, lookup
 
 Point = dict[str, Any]
@@ -38,21 +38,25 @@ class Series:
     is_dominated: bool = False
 
 
-def group_series(groups: Sequence[Group], read: Callable[[EvaluatedRun], Curve]) -> list[Series]:
-    """The curve of each group: that of its run, or the mean of its seeds' and theirs."""
+def group_series(
+    groups: Sequence[Group], read: Callable[[EvaluatedRun], Curve], bounds: Bounds = NONNEGATIVE
+) -> list[Series]:
+    """The curve of each group: that of its run, or the mean of its seeds' and theirs, within bounds."""
     series = []
     for group in groups:
         curves = [(run, curve) for run in group.runs if (curve := read(run))]
         if not curves:
             continue
-        mean = curves[0][1] if len(curves) == 1 else mean_curve([c for _, c in curves], group.confidence)
+        mean = curves[0][1]
+        if len(curves) > 1:
+            mean = mean_curve([c for _, c in curves], group.confidence, bounds)
         series.append(_line(group.label, group.colour, mean))
         if group.has_seeds:
             series += [_line(run.label, group.colour, curve, is_seed=True) for run, curve in curves]
     return series
 
 
-def mean_curve(curves: Sequence[Curve], confidence: float) -> Curve:
+def mean_curve(curves: Sequence[Curve], confidence: float, bounds: Bounds = NONNEGATIVE) -> Curve:
     """The mean over seeds at the points of the first one, where the others' are interpolated.
 
     It ends where the shortest of them does.
@@ -65,7 +69,7 @@ def mean_curve(curves: Sequence[Curve], confidence: float) -> Curve:
                 np.interp(x, [place for place, _ in curve], [y["value"] for _, y in curve])
                 for curve in curves
             ]
-            mean.append((x, over_seeds([{"value": float(value)} for value in values], confidence)))
+            mean.append((x, over_seeds([{"value": float(value)} for value in values], confidence, bounds)))
     return mean
 
 

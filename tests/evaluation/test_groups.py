@@ -7,7 +7,7 @@ from scipy import stats
 
 from phf.errors import PhfError
 from phf.evaluation.groups import compare_groups, group_runs, merge, over_seeds
-from phf.evaluation.runs import read_runs
+from phf.evaluation.runs import lookup, read_runs
 
 
 def grouped(folders):
@@ -97,6 +97,30 @@ class TestMerge:
     def test_seeds_that_agree_do_not_make_it_certain(self):
         same = [{"value": 0.0, "low": 0.0, "high": 0.1}, {"value": 0.0, "low": 0.0, "high": 0.2}]
         assert over_seeds(same, 0.95) == {"value": 0.0, "low": 0.0, "high": 0.2}
+
+    @pytest.mark.parametrize(
+        ("path", "values", "lowest", "highest"),
+        [
+            (("scenarios", "a", "rate"), (0.9, 1.0), 0.0, 1.0),
+            (("scenarios", "a", "mean_score"), (0.0, 0.1), 0.0, np.inf),
+            (("code", "pass_at", "1"), (0.9, 1.0), 0.0, 1.0),
+            (("code", "parses", "a"), (0.0, 0.1), 0.0, 1.0),
+            (("ranking", "no_tag", "plain"), (0.5, 0.9), 0.0, 1.0),
+            (("kl", "kl"), (-0.2, -0.1), -np.inf, np.inf),
+            (("kl", "model_logp"), (-200.0, -190.0), -np.inf, np.inf),
+            (("difference",), (-0.2, 0.1), -np.inf, np.inf),
+            (("improvement",), (0.6, 0.9), 0.0, 1.0),
+        ],
+    )
+    def test_intervals_hold_the_value_and_nothing_impossible(self, path, values, lowest, highest):
+        parts = [{"value": value} for value in values]
+        for key in reversed(path):
+            parts = [{key: part} for part in parts]
+        merged = lookup(merge(parts, 0.95), *path)
+        free = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        assert merged["low"] == pytest.approx(max(free.low, lowest))
+        assert merged["high"] == pytest.approx(min(free.high, highest))
+        assert merged["low"] <= merged["value"] <= merged["high"]
 
 
 class TestCompareGroups:
