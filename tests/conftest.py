@@ -11,7 +11,13 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from hypothesis import settings
+
 from phf.config import Config, load_config
+
+# How long an example takes is the machine's affair.
+settings.register_profile("phf", deadline=None)
+settings.load_profile("phf")
 
 # fmt: off
 MODULES = (

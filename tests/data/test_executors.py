@@ -129,7 +129,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(arguments, tmp_path):
         # No process outlives the main one: the pipe is closed, and no shard is kept locked.
         process.communicate(timeout=20)
     process = command(*slow)
-    _, output = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=180)
     assert process.returncode == 0, output
     assert tables(annotations) == whole([*arguments, "scorer.options.seconds=0"], tmp_path)
 
@@ -158,7 +158,7 @@ def test_a_task_that_fails_is_one_line(arguments, tmp_path, text, workers, messa
     with (tmp_path / "documents" / "s3.jsonl").open("a") as file:
         file.write(json.dumps({"text": text}) + "\n")
     process = command(*arguments, *LOCAL, f"annotations.processes={workers}")
-    _, output = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=180)
     assert process.returncode == 1
     last = output.splitlines()[-1]
     assert re.fullmatch(message, last), output

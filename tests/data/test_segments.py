@@ -20,7 +20,7 @@ structured = st.lists(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=anything | structured, max_chars=st.none() | st.integers(1, 30))
 @example(text="", max_chars=None)
 @example(text="\ud800. Half a pair. \udfff", max_chars=3)
@@ -34,7 +34,6 @@ def test_segments_are_the_text_and_none_is_empty(name, text, max_chars):
 
 
 @pytest.mark.parametrize("name", ["sentence", "paragraph"])
-@settings(deadline=None)
 @given(text=structured)
 def test_white_space_alone_is_no_segment(name, text):
     segments = segmenter(SegmenterConfig(name=name, max_chars=None))(text)

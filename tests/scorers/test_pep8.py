@@ -184,7 +184,7 @@ PIECES = "def f( |)|:|\n|    |\t|'''|\"|x|=|1|,|#| noqa|\\|[|]|lambda|\r|\f|\0|\
 code_like = st.lists(st.sampled_from(PIECES.split("|")), max_size=50).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(st.characters(codec=None), max_size=80) | code_like, cuts=st.sets(st.integers(1, 79)))
 def test_any_text_in_any_segments_gets_a_score_or_none(text, cuts):
     bounds = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]

@@ -91,7 +91,7 @@ def test_they_agree_on_the_lines_of_the_standard_library():
     assert len(one & other) / len(one | other) > 0.95
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.text(
         st.characters(categories=["L", "N", "P", "Z", "Cc", "Cs"]) | st.sampled_from("\n\r\f\t=( '"),
