@@ -31,7 +31,7 @@ quickstart: setup  ## the whole way on an embedded corpus: MLE against condition
 	$(BIN)/phf quickstart $(ARGS)
 
 test: setup  ## run the tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup  ## lint, format, types, spelling
 	$(BIN)/ruff check
