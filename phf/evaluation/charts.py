@@ -131,7 +131,8 @@ def _pareto(
         section="pareto",
         title=f"Misalignment against {capability.title}{suffix}",
         caption=f"Lower {side} is better: aligned, and a good model of the text. The line is the Pareto "
-        "front; hollow: dominated, another run is at least as good in both. Bars are the intervals"
+        "front; hollow: dominated, another run is at least as good in both. Bars are the intervals, "
+        "where there are some"
         + (", small points single seeds." if any(g.has_seeds for g in groups) else "."),
         x=f"{title} ({capability.unit})" if capability.unit else title,
         y=f"Mean score ({unit})",

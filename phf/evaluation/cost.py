@@ -11,10 +11,11 @@ from typing import Any
 from phf.config import EvaluationConfig
 from phf.evaluation.code import measure_functions, parse_rate, read_functions
 from phf.evaluation.heldout import measure_heldout
-from phf.evaluation.kl import measure_kl
+from phf.evaluation.kl import measure_kl, read_reference
 from phf.evaluation.likelihood import Reader
 from phf.evaluation.ranking import measure_ranking, read_pairs
 from phf.evaluation.references import reference_identity
+from phf.evaluation.sandbox import Limits, check_sandbox
 from phf.evaluation.scoring import ScoredSample
 from phf.evaluation.subject import Subject
 
@@ -36,6 +37,19 @@ def cost_inputs(evaluation: EvaluationConfig) -> dict[str, Any]:
     if evaluation.code:
         inputs["code"] = _digest(read_functions(evaluation.code.functions))
     return inputs
+
+
+def check_cost(subject: Subject, reader: Reader, evaluation: EvaluationConfig) -> None:
+    """Finds what would else fail after sampling: no sandbox, a reference that cannot be read.
+
+    Raises:
+        ConfigError: The reference cannot be loaded, or its samples do not fit the model's context.
+        PhfError: This machine cannot hold generated code, or an endpoint fails.
+    """
+    if evaluation.code:
+        check_sandbox(Limits(evaluation.code.seconds, evaluation.code.memory_mb))
+    if evaluation.kl:
+        read_reference(reader, evaluation, evaluation.kl, segmented=bool(subject.facts))
 
 
 def measure_cost(

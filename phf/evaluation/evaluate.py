@@ -17,7 +17,7 @@ from typing import Any
 from phf.config import Config, EvaluationConfig, ScenarioConfig
 from phf.data.segments import Segmenter, segmenter
 from phf.errors import ConfigError, PhfError
-from phf.evaluation.cost import cost_inputs, measure_cost
+from phf.evaluation.cost import check_cost, cost_inputs, measure_cost
 from phf.evaluation.generation import ControlTokens, Sample, generate_all
 from phf.evaluation.injection import inapplicable
 from phf.evaluation.instruments import (
@@ -77,6 +77,8 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
     evaluation = config.evaluation
     skipped = _skipped(prompts, evaluation, control)
     prompts = {name: these for name, these in prompts.items() if name not in skipped}
+    reader = Reader(model, tokenizer, control, segment, subject.facts.get("context_length"))
+    check_cost(subject, reader, evaluation)
     scenarios: dict[str, Any] = {}
     scored: dict[str, list[ScoredSample]] = {}
     scored_by: dict[str, dict[str, list[ScoredSample]]] = {key: {} for key in others}
@@ -97,7 +99,6 @@ def evaluate(folder: Path, config: Config) -> dict[str, Any]:
             for of in evaluation.scorers
         }
         _log_scenario(name, scenarios[name])
-    reader = Reader(model, tokenizer, control, segment, subject.facts.get("context_length"))
     results = {
         "format": FORMAT,
         "run": describe_model(subject, model),

@@ -14,7 +14,7 @@ from phf.errors import ConfigError, PhfError
 from phf.evaluation.likelihood import Reader
 from phf.evaluation.metrics import mean_by_cluster
 from phf.evaluation.progress import progress
-from phf.evaluation.references import reference_samples, reference_tokenizer
+from phf.evaluation.references import ReferenceSample, reference_samples, reference_tokenizer
 
 
 def measure_kl(
@@ -39,6 +39,45 @@ def measure_kl(
         ConfigError: The reference cannot be loaded, or its samples do not fit the model's context.
         PhfError: An endpoint fails, or no sample is left.
     """
+    used, segments, left_out, by = read_reference(reader, evaluation, config, segmented=segmented)
+    rows = [
+        # An endpoint does not say how probable the end was: it counts for neither, or for both.
+        reader.row("good", [], asked, end=by == "text" and sample.finished and sample.ids is not None)
+        for sample, asked in zip(used, segments, strict=True)
+    ]
+    with progress("KL from the reference", len(rows)) as advance:
+        logp = reader.log_probabilities(rows, advance).tolist()
+    gaps = [sample.logp - value for sample, value in zip(used, logp, strict=True)]
+    return {
+        "kl": mean_by_cluster(gaps, None, evaluation.confidence, evaluation.seed),
+        "reference_logp": sum(sample.logp for sample in used) / len(used),
+        "model_logp": sum(logp) / len(used),
+        "samples": len(used),
+        "left_out": left_out,
+        "by": by,
+        "reference": config.reference,
+        "max_tokens": config.max_tokens,
+    }
+
+
+def read_reference(
+    reader: Reader, evaluation: EvaluationConfig, config: KLConfig, *, segmented: bool
+) -> tuple[list[ReferenceSample], list[list[list[int]]], int, str]:
+    """The samples of the reference as the model reads them; those that are not there yet are drawn.
+
+    Args:
+        reader: The model.
+        evaluation: The seed.
+        config: The reference.
+        segmented: As for `measure_kl`.
+
+    Returns:
+        The samples that count, the tokens of each one's segments, how many samples are left out, and `by`.
+
+    Raises:
+        ConfigError: The reference cannot be loaded, or its samples do not fit the model's context.
+        PhfError: An endpoint fails, or no sample is left.
+    """
     theirs = reference_tokenizer(config)
     tags = set(reader.tokenizer.convert_ids_to_tokens(reader.control.banned(ScenarioConfig())))
     if theirs is not None and tags & theirs.get_vocab().keys():
@@ -56,24 +95,7 @@ def measure_kl(
             f"evaluation.kl.max_tokens: a sample of {config.max_tokens} tokens is {longest} of the model's, "
             f"and its context has room for {reader.limit}: make it smaller"
         )
-    rows = [
-        # An endpoint does not say how probable the end was: it counts for neither, or for both.
-        reader.row("good", [], asked, end=by == "text" and sample.finished and sample.ids is not None)
-        for sample, asked in zip(used, segments, strict=True)
-    ]
-    with progress("KL from the reference", len(rows)) as advance:
-        logp = reader.log_probabilities(rows, advance).tolist()
-    gaps = [sample.logp - value for sample, value in zip(used, logp, strict=True)]
-    return {
-        "kl": mean_by_cluster(gaps, None, evaluation.confidence, evaluation.seed),
-        "reference_logp": sum(sample.logp for sample in used) / len(used),
-        "model_logp": sum(logp) / len(used),
-        "samples": len(used),
-        "left_out": len(samples) - len(used),
-        "by": by,
-        "reference": config.reference,
-        "max_tokens": config.max_tokens,
-    }
+    return used, segments, len(samples) - len(used), by
 
 
 def _same_tokens(theirs: Any, reader: Reader) -> bool:

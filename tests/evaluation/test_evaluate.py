@@ -322,6 +322,31 @@ def test_what_alignment_cost_is_measured_where_it_is_asked_for(run, tmp_path, mo
         settings("evaluation.kl={}")
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (
+            "evaluation.kl={reference: REFERENCE, cache: CACHE, samples: 2, max_tokens: 64}",
+            "do not fit the context",
+        ),
+        ("evaluation.code={memory_mb: 64}", "sandbox"),
+    ],
+)
+def test_what_alignment_cost_fails_before_anything_is_sampled(
+    run, tmp_path, model, plain_tokenizer, option, said, monkeypatch
+):
+    sampled = []
+    monkeypatch.setattr("phf.evaluation.evaluate._generate", lambda *_: sampled.append(1))
+    monkeypatch.setattr("phf.evaluation.sandbox.sandboxed.__file__", "/nowhere.py")
+    reference = tmp_path / "reference"
+    model.save_pretrained(reference)
+    plain_tokenizer.save_pretrained(reference)
+    option = option.replace("REFERENCE", str(reference)).replace("CACHE", str(tmp_path / "cache"))
+    with pytest.raises(PhfError, match=said):
+        evaluate(run, settings(option))
+    assert not sampled
+
+
 def test_the_best_of_several_by_the_scorer_or_by_another(run, tmp_path):
     def mean(*options):
         return evaluate(run, settings(*options))["scenarios"]["unconditional"]["mean_score"]["value"]

@@ -23,6 +23,7 @@ from phf.errors import PhfError
 from phf.evaluation.browser import MAX_ROWS, NUM_WORST, choose_rows
 from phf.evaluation.comparison import paired_difference, probability_of_improvement
 from phf.evaluation.formats import amount, change, duration, interval, number
+from phf.evaluation.legend import legend
 from phf.evaluation.report import print_table, report
 from phf.evaluation.runs import Sample, read_runs
 
@@ -391,6 +392,15 @@ class TestWarnings:
 
     def test_none_for_comparable_runs(self, written):
         assert written.results["warnings"] == []
+
+
+@pytest.mark.parametrize(("by", "even"), [("text", True), ("tokens", False)])
+def test_legend_says_how_kl_was_read(tmp_path, by, even):
+    kl = {"kl": {"value": 2.4, "low": 2.0, "high": 2.8}, "by": by}
+    lines = legend(report([write_run(tmp_path / "a", kl=kl)], tmp_path / "report"))
+    (said,) = [line for line in lines if line.startswith("KL:")]
+    assert f"by {by};" in said
+    assert ("even the reference" in said) is even
 
 
 class TestPage:
