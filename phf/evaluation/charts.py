@@ -91,6 +91,12 @@ def _all_charts(groups: Sequence[Group]) -> Iterator[Chart]:
         yield _distribution(groups, name, unit, suffix, slug)
 
 
+def heldout_loss(record: dict[str, Any]) -> Any:
+    """With its interval: of a single run over documents, of several over seeds."""
+    loss = lookup(record, "heldout", "loss")
+    return loss if isinstance(loss, dict) else lookup(record, "heldout", "intervals", "loss") or loss
+
+
 def _capabilities(records: Sequence[dict[str, Any]]) -> list[Capability]:
     """Held-out loss, and what else was measured."""
     ks = dict.fromkeys(k for record in records for k in lookup(record, "code", "pass_at") or {})
@@ -99,7 +105,7 @@ def _capabilities(records: Sequence[dict[str, Any]]) -> list[Capability]:
         return lambda record: lookup(record, "code", "pass_at", k)
 
     known = [
-        Capability("loss", "held-out loss", lambda r: lookup(r, "heldout", "loss"), "nats a token"),
+        Capability("loss", "held-out loss", heldout_loss, "nats a token"),
         Capability("kl", "KL from the reference", lambda r: lookup(r, "kl", "kl"), "nats a sequence"),
         Capability("ranking", "ranking accuracy", lambda r: ranking(r, "plain")),
         *(Capability(f"pass-at-{k}", f"pass@{k}", passed(k)) for k in list(ks)[:1]),

@@ -111,6 +111,7 @@ def _heldout(subject: Subject, reader: Reader, evaluation: EvaluationConfig) -> 
         context_length=facts["context_length"],
         document_mask=facts.get("document_mask", False),
         num_blocks=evaluation.heldout_blocks,
+        confidence=evaluation.confidence,
     )
 
 

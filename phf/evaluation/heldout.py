@@ -24,6 +24,7 @@ from phf.data.quantiles import smallest_reaching
 from phf.data.store import TokenStore
 from phf.errors import PhfError
 from phf.evaluation.generation import ControlTokens
+from phf.evaluation.metrics import Interval, bootstrap_ratio
 
 log = logging.getLogger("phf")
 
@@ -43,6 +44,7 @@ def measure_heldout(
     context_length: int,
     num_blocks: int | None,
     document_mask: bool = False,
+    confidence: float = 0.95,
 ) -> dict[str, Any] | None:
     """The held-out loss of a model in its own view of the store, and in the plain one.
 
@@ -56,12 +58,13 @@ def measure_heldout(
         context_length: Tokens in a block.
         num_blocks: How much text, in blocks of the plain view; `None` for all of it.
         document_mask: Whether the model was trained with attention that does not cross documents.
+        confidence: Coverage of the intervals.
 
     Returns:
         Nats a token of text (`<|endoftext|>` is text, a tag is not): `loss`, its `perplexity`, `aligned` and
         `misaligned` (`None` where there is no such text) at `threshold`, in the model's own view; `untagged`,
-        the loss without tags; the number of `tokens`; `deciles`, see `loss_by_decile`. `None` if there is no
-        such store or nothing held out.
+        the loss without tags; the number of `tokens`; `deciles`, see `loss_by_decile`; `intervals` of `loss`
+        and `untagged`, bootstrapped by document. `None` if there is no such store or nothing held out.
     """
     try:
         split = TokenStore(store_path).split("heldout")
@@ -102,6 +105,10 @@ def measure_heldout(
         "untagged": _mean(*untagged, np.ones(len(scores), dtype=bool)),
         "threshold": threshold,
         "deciles": loss_by_decile(*own, scores),
+        "intervals": {
+            name: _interval(*measured, np.asarray(split.document_ends), confidence)
+            for name, measured in (("loss", own), ("untagged", untagged))
+        },
     }
 
 
@@ -218,6 +225,15 @@ def loss_by_decile(sums: np.ndarray, counts: np.ndarray, scores: np.ndarray) -> 
 def _mean(sums: np.ndarray, counts: np.ndarray, which: np.ndarray) -> float | None:
     tokens = counts[which].sum()
     return float(sums[which].sum() / tokens) if tokens else None
+
+
+def _interval(
+    sums: np.ndarray, counts: np.ndarray, document_ends: np.ndarray, confidence: float
+) -> Interval:
+    """The loss over all segments, with an interval bootstrapped by document."""
+    document = document_ends.searchsorted(np.arange(len(sums)), side="right")
+    totals, tokens = np.bincount(document, sums), np.bincount(document, counts)
+    return bootstrap_ratio(totals[tokens > 0], tokens[tokens > 0], confidence, seed=0)
 
 
 def _perplexity(loss: float | None) -> float | None:

@@ -42,7 +42,7 @@ def mean_by_cluster(
         `value`, `low` and `high`; all `None` if there is no value.
     """
     sums, counts = _cluster_sums(values, clusters)
-    return _bootstrap_ratio(sums, counts, confidence, seed)
+    return bootstrap_ratio(sums, counts, confidence, seed)
 
 
 def rate_by_cluster(
@@ -240,7 +240,7 @@ def _cluster_sums(
     return np.bincount(cluster, weights=x), np.bincount(cluster).astype(np.float64)
 
 
-def _bootstrap_ratio(sums: np.ndarray, counts: np.ndarray, confidence: float, seed: int) -> Interval:
+def bootstrap_ratio(sums: np.ndarray, counts: np.ndarray, confidence: float, seed: int) -> Interval:
     """The sums over the counts, with a BCa interval (Efron 1987), or of percentiles where that fails.
 
     Of few observations a bootstrap's interval is too narrow; it is expanded as Student's t is wider than the

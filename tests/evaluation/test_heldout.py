@@ -183,3 +183,21 @@ def test_without_a_store_there_is_no_loss(subject, store, tmp_path, caplog):
     assert str(tmp_path / "lost") in caplog.text
     assert measured(model, store, control, scorer="unknown") is None
     assert "has no scores of unknown" in caplog.text
+
+
+def test_intervals_are_over_documents(subject, store):
+    model, control = subject
+    found = measured(model, store, control)
+    for name in ("loss", "untagged"):
+        interval = found["intervals"][name]
+        assert interval["value"] == pytest.approx(found[name])
+        assert interval["low"] < interval["value"] < interval["high"]
+    wide = measured(model, store, control, confidence=0.99)["intervals"]["loss"]
+    assert wide["low"] < found["intervals"]["loss"]["low"]
+    # The same text twice in a document tells nothing new.
+    sums, counts = np.array([3.0, 5.0, 8.0, 6.0]), np.array([1, 2, 2, 3])
+    once = heldout._interval(sums, counts, np.array([1, 3, 4]), 0.95)
+    again = heldout._interval(
+        np.tile(sums, (2, 1)).T.ravel(), np.repeat(counts, 2), np.array([2, 6, 8]), 0.95
+    )
+    assert once == pytest.approx(again)
