@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def pretrain(config: Config) -> Path:
         RequeueError: The run was asked to stop and has saved a checkpoint.
     """
     folder = Path(config.run.folder)
-    store, plan = _check(config)
+    config, store, plan = _check(config)
     if (folder / "run.json").is_file():
         log.info("%s is finished: nothing to do", folder)
         return folder
@@ -108,7 +109,7 @@ def dry_run(config: Config) -> list[tuple[str, str]]:
         ConfigError: As `pretrain`.
         PhfError: As `pretrain`.
     """
-    store, plan = _check(config)
+    config, store, plan = _check(config)
     objective, _, data = _build(config, store, plan)
     data_wait = DataWait()
     metrics = Metrics(plan, 1, data_wait, config.train.peak_flops, heldout=False)
@@ -123,13 +124,16 @@ def dry_run(config: Config) -> list[tuple[str, str]]:
     return [*describe(config, plan, objective, data), *measured(plan, metrics.latest)]
 
 
-def _check(config: Config) -> tuple[TokenStore, Plan]:
-    """The store, and the run in numbers, if the configuration can be run on this machine."""
+def _check(config: Config) -> tuple[Config, TokenStore, Plan]:
+    """The configuration with its precision, if it can be run here; the store; the run in numbers."""
     quiet_libraries()
     store = TokenStore(config.store.path)
     objective_class(config)
+    plan = make_plan(config)
+    # What `auto` is here: on a machine where it is something else the run would not be the same.
+    config = replace(config, train=replace(config.train, precision=plan.precision))
     check_same_run(config, store, Path(config.run.folder))
-    return store, make_plan(config)
+    return config, store, plan
 
 
 def _build(config: Config, store: TokenStore, plan: Plan) -> tuple[Objective, Any, Blocks]:

@@ -155,6 +155,16 @@ def _finite_with_an_infinite_slope(self, logp, score, value):
     return -logp + (logp - logp.detach()).abs().sqrt()
 
 
+def test_a_run_goes_on_in_the_precision_that_it_began_with(tiny, tmp_path):
+    folder = pretrain(configure(tiny, tmp_path / "run", "train.precision=auto"))
+    kept = load_config([str(folder / "config.yaml")]).train.precision
+    assert kept in ("32-true", "bf16-mixed")
+    other = {"32-true": "bf16-mixed", "bf16-mixed": "32-true"}[kept]
+    assert pretrain(configure(tiny, folder, "train.precision=auto")) == folder
+    with pytest.raises(ConfigError, match=f"holds a run with train.precision={kept}, not {other}"):
+        pretrain(configure(tiny, folder, f"train.precision={other}"))
+
+
 def test_scores_keep_their_digits_in_half_precision(tiny, tmp_path, monkeypatch):
     seen = watch(monkeypatch, "mle")
     pretrain(configure(tiny, tmp_path / "run", "train.tokens=256", "train.precision=bf16-true"))
