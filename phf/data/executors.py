@@ -178,7 +178,7 @@ def _run_here(executor: Any) -> None:
             seen |= {child.pid for child in multiprocess.active_children() if "PoolWorker" in child.name}
             if len(seen) > executor.workers:
                 killed.set()
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
                 return
 
     def forked() -> None:  # of what datatrove forks, the manager of its queue would stay for ever
@@ -187,6 +187,8 @@ def _run_here(executor: Any) -> None:
 
     main = os.getpid()
     os.register_at_fork(after_in_child=forked)
+    # Not SIGINT, which a command in the background ignores.
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
     if executor.workers > 1:
         threading.Thread(target=watch, daemon=True).start()
     try:
@@ -200,6 +202,7 @@ def _run_here(executor: Any) -> None:
         ) from None
     finally:
         done.set()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def _submit(executor: Any, num_parts: int, logs: Path) -> None:

@@ -221,7 +221,8 @@ def test_a_run_too_short_for_its_profile(tiny, tmp_path):
 def test_the_blocks_of_a_loss_that_is_not_finite_are_named(tiny, tmp_path, micro_batch):
     """A model with one broken embedding fails where the run first reads that token, which the data tells."""
     overrides = (NO_DROPOUT, "train.tokens=25600", f"train.micro_batch_size={micro_batch}")
-    config = configure(tiny, tmp_path / "run", *overrides, "train.log_every=100")
+    seldom = ("train.log_every=100", "train.heldout_every=100")
+    config = configure(tiny, tmp_path / "run", *overrides, *seldom)
     plan = make_plan(config)
     store = TokenStore(config.store.path)
     objective, tokenizer = build(config, store, plan.optimization)
