@@ -227,9 +227,7 @@ def _mean(sums: np.ndarray, counts: np.ndarray, which: np.ndarray) -> float | No
     return float(sums[which].sum() / tokens) if tokens else None
 
 
-def _interval(
-    sums: np.ndarray, counts: np.ndarray, document_ends: np.ndarray, confidence: float
-) -> Interval:
+def _interval(sums: np.ndarray, counts: np.ndarray, document_ends: np.ndarray, confidence: float) -> Interval:
     """The loss over all segments, with an interval bootstrapped by document."""
     document = document_ends.searchsorted(np.arange(len(sums)), side="right")
     totals, tokens = np.bincount(document, sums), np.bincount(document, counts)
