@@ -277,7 +277,7 @@ def test_the_held_out_loss_of_a_run(tiny, tmp_path):
     results = evaluate(tmp_path, tiny)
     assert results["heldout"].keys() == {
         "loss", "perplexity", "aligned", "misaligned", "tokens", "untagged", "threshold",
-        "deciles",
+        "deciles", "intervals",
     }  # fmt: skip
     assert 4 < results["heldout"]["loss"] < 8
     # The same text is scored here as in the corpus: nothing but the fingerprint of the store tells.
