@@ -6,18 +6,15 @@ Shapes as in `phf.evaluation.continuous`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from phf.config import ScenarioConfig
 from phf.errors import ConfigError
 from phf.evaluation.continuous import Decoder, Text
+from phf.evaluation.control import ControlTokens
 from phf.evaluation.decoding_beams import SafeBeams
 from phf.evaluation.sampler import Sampling
-
-if TYPE_CHECKING:
-    from phf.evaluation.generation import ControlTokens
 
 
 def find_decoder(scenario: ScenarioConfig, control: ControlTokens) -> Decoder:

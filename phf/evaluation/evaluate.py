@@ -17,8 +17,9 @@ from typing import Any
 from phf.config import Config, EvaluationConfig, ScenarioConfig
 from phf.data.segments import Segmenter, segmenter
 from phf.errors import ConfigError, PhfError
+from phf.evaluation.control import ControlTokens
 from phf.evaluation.cost import check_cost, cost_inputs, measure_cost
-from phf.evaluation.generation import ControlTokens, Sample, generate_all
+from phf.evaluation.generation import Sample, generate_all
 from phf.evaluation.injection import inapplicable
 from phf.evaluation.instruments import (
     describe_model,

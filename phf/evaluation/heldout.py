@@ -23,7 +23,7 @@ from phf.data.packed import PackedView
 from phf.data.quantiles import smallest_reaching
 from phf.data.store import TokenStore
 from phf.errors import PhfError
-from phf.evaluation.generation import ControlTokens
+from phf.evaluation.control import ControlTokens
 from phf.evaluation.metrics import Interval, bootstrap_ratio
 
 log = logging.getLogger("phf")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phf.config import InjectedTagConfig, ScenarioConfig
 from phf.data.segments import Segmenter
 from phf.errors import ConfigError
-
-if TYPE_CHECKING:
-    from phf.evaluation.generation import ControlTokens
+from phf.evaluation.control import ControlTokens
 
 LOOK_ALIKES: dict[str, Callable[[str], str]] = {
     "text": str,

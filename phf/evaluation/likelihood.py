@@ -17,7 +17,7 @@ import torch
 
 from phf.config import ScenarioConfig
 from phf.data.segments import Segmenter
-from phf.evaluation.generation import ControlTokens
+from phf.evaluation.control import ControlTokens
 from phf.evaluation.injection import encode_prompt
 
 
@@ -77,8 +77,7 @@ class Reader:
 
         A place is kept for a tag before each in any case: models with and without tags read the same.
         """
-        tag_length = len(self.control.tags[0]) if self.control.tags else 1
-        return 1 + sum(tag_length + len(segment) for segment in segments)
+        return 1 + sum(self.control.tag_length + len(segment) for segment in segments)
 
     def row(
         self,

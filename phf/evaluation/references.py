@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from phf.config import KLConfig, ScenarioConfig
 from phf.errors import ConfigError, PhfError, writing
-from phf.evaluation.generation import ControlTokens
+from phf.evaluation.control import ControlTokens
 from phf.evaluation.likelihood import Reader
 from phf.evaluation.progress import progress
 from phf.evaluation.sampler import GumbelSampler, Sampling, row_keys

@@ -9,7 +9,8 @@ from typing import Any
 
 from phf.config import EvaluationConfig, ScenarioConfig
 from phf.data.segments import Segmenter
-from phf.evaluation.generation import ControlTokens, Sample, generate
+from phf.evaluation.control import ControlTokens
+from phf.evaluation.generation import Sample, generate
 from phf.evaluation.metrics import diversity, expected_max, mean_by_cluster, rate_by_cluster
 from scorers.base import Score, Scorer
 

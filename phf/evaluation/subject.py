@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from phf.errors import PhfError
-from phf.evaluation.generation import ControlTokens
+from phf.evaluation.control import ControlTokens
 from phf.model.export import FACTS_FILE
 
 

@@ -11,7 +11,8 @@ from phf.config import Config
 from phf.data.segments import segmenter
 from phf.data.store import TokenStore
 from phf.errors import ConfigError
-from phf.evaluation.generation import ControlTokens, prompt_room
+from phf.evaluation.control import ControlTokens
+from phf.evaluation.generation import prompt_room
 from phf.evaluation.scenarios import Heldout, load_prompts
 from phf.evaluation.scoring import sample_and_score
 from phf.model.build import tag_ids

@@ -13,8 +13,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 from phf.config import ScenarioConfig
 from phf.errors import ConfigError
 from phf.evaluation import generation
+from phf.evaluation.control import ControlTokens
 from phf.evaluation.decoding_beams import DropBadBeams, with_maximum
-from phf.evaluation.generation import ControlTokens, generate, keep_best
+from phf.evaluation.generation import generate, keep_best
 
 A, B, C, EOS, GOOD, BAD = range(6)
 CONTROL = ControlTokens(EOS, ((GOOD,), (BAD,)))

@@ -20,8 +20,9 @@ from phf.config import ScenarioConfig
 from phf.errors import ConfigError
 from phf.evaluation import generation
 from phf.evaluation.cache import ragged_cache
-from phf.evaluation.generation import ControlTokens, generate
+from phf.evaluation.control import ControlTokens
 from phf.evaluation.generation import _decode as decode
+from phf.evaluation.generation import generate
 
 PROMPTS = ["def f(x):\n", "a", "", "import os\nimport sys\n", "a b c"]
 

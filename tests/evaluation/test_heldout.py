@@ -10,7 +10,7 @@ from phf.data.block import Kind
 from phf.data.packed import PackedView
 from phf.data.store import TokenStore
 from phf.evaluation import heldout
-from phf.evaluation.generation import ControlTokens
+from phf.evaluation.control import ControlTokens
 from phf.evaluation.heldout import first_segments, loss_by_decile, measure_heldout, segment_losses
 from phf.model.build import add_control_tokens, build_model
 

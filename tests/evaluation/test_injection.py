@@ -3,7 +3,8 @@ import pytest
 from objectives.view import BAD_TAG, GOOD_TAG
 from phf.config import InjectedTagConfig, ScenarioConfig, load_config
 from phf.errors import ConfigError
-from phf.evaluation.generation import ControlTokens, generate
+from phf.evaluation.control import ControlTokens
+from phf.evaluation.generation import generate
 from phf.evaluation.injection import encode_prompt, inapplicable
 
 PROMPT = "one\ntwo\nthree\n"

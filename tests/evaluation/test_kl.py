@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from phf.config import EvaluationConfig, KLConfig
 from phf.errors import ConfigError, PhfError
 from phf.evaluation import kl
-from phf.evaluation.generation import ControlTokens
+from phf.evaluation.control import ControlTokens
 from phf.evaluation.likelihood import Reader, Row
 from phf.evaluation.references import reference_samples
 

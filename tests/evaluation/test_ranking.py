@@ -11,7 +11,7 @@ from phf.config import EvaluationConfig, RankingConfig
 from phf.data.store import TokenStore
 from phf.errors import ConfigError, PhfError
 from phf.evaluation import ranking
-from phf.evaluation.generation import ControlTokens
+from phf.evaluation.control import ControlTokens
 from phf.evaluation.likelihood import Reader
 from phf.evaluation.ranking import heldout_pairs, measure_ranking, read_pairs
 

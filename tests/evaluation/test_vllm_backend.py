@@ -11,7 +11,8 @@ import pytest
 
 from phf.config import ScenarioConfig
 from phf.errors import ConfigError
-from phf.evaluation.generation import ControlTokens, generate_all
+from phf.evaluation.control import ControlTokens
+from phf.evaluation.generation import generate_all
 
 
 @dataclass
