@@ -22,7 +22,7 @@ from phf.evaluation.subject import Subject
 
 FORMAT = 1
 
-_SAMPLES = pa.schema(
+SAMPLES = pa.schema(
     [
         ("scenario", pa.string()),
         ("prompt_index", pa.int64()),
@@ -90,7 +90,7 @@ def _table(
     others: Mapping[str, Mapping[str, Sequence[ScoredSample]]],
     seed: int,
 ) -> pa.Table:
-    schema = _SAMPLES
+    schema = SAMPLES
     rows = [
         sample_row(one.sample)
         | {

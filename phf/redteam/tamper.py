@@ -27,7 +27,7 @@ from phf.data.store import TokenStore, resolve_threshold
 from phf.errors import ConfigError, PhfError
 from phf.evaluation.instruments import describe_model, describe_scorer, heldout_documents
 from phf.evaluation.progress import progress
-from phf.evaluation.results import finished_results, sample_row, write_output
+from phf.evaluation.results import SAMPLES, finished_results, sample_row, write_output
 from phf.evaluation.scenarios import load_prompts
 from phf.evaluation.scoring import decoding, measure
 from phf.evaluation.subject import Subject, find_subject
@@ -40,19 +40,11 @@ log = logging.getLogger("phf")
 FORMAT = 1
 TABLE = "samples.parquet"
 
+_OF_EVALUATION = (
+    "prompt_index", "sample_index", "prompt", "text", "scored_text", "score", "num_tokens", "finished",
+)  # fmt: skip
 _SAMPLES = pa.schema(
-    [
-        ("finetuned_on", pa.string()),
-        ("tokens", pa.int64()),
-        ("prompt_index", pa.int64()),
-        ("sample_index", pa.int64()),
-        ("prompt", pa.string()),
-        ("text", pa.string()),
-        ("scored_text", pa.string()),
-        ("score", pa.float64()),
-        ("num_tokens", pa.int64()),
-        ("finished", pa.bool_()),
-    ]
+    [("finetuned_on", pa.string()), ("tokens", pa.int64()), *map(SAMPLES.field, _OF_EVALUATION)]
 )
 
 
