@@ -1,11 +1,11 @@
 import json
-import threading
+from contextlib import ExitStack
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from endpoints import JsonHandler, serve
 from transformers import PreTrainedTokenizerFast
 
 from phf.config import EvaluationConfig, KLConfig
@@ -189,12 +189,12 @@ def test_what_cannot_be_is_one_line(model, tokenizer, control, config, folder, t
 @pytest.fixture
 def endpoint(tokenizer):
     """A server of the protocol of OpenAI's completions, with a model behind it."""
-    servers = []
+    running = ExitStack()
 
-    def serve(model, with_logprobs=True, lists_the_end=True):
-        class Handler(BaseHTTPRequestHandler):
+    def start(model, with_logprobs=True, lists_the_end=True):
+        class Handler(JsonHandler):
             def do_POST(self):
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                asked = self.asked_for()
                 assert (self.path, asked["prompt"]) == ("/v1/completions", "<|endoftext|>")
                 assert (asked["temperature"], asked["top_p"], asked["logprobs"]) == (1, 1, 1)
                 generator = torch.Generator().manual_seed(asked["seed"])
@@ -214,24 +214,12 @@ def endpoint(tokenizer):
                 if not with_logprobs:
                     choice["logprobs"] = None
                 answer = {"id": "1", "object": "text_completion", "created": 0, "model": asked["model"]}
-                body = json.dumps(answer | {"choices": [choice]}).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.reply(200, answer | {"choices": [choice]})
 
-            def log_message(self, *_):
-                pass
+        return running.enter_context(serve(Handler))
 
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}/v1"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with running:
+        yield start
 
 
 @pytest.mark.parametrize("lists_the_end", [True, False])

@@ -1,14 +1,13 @@
 import json
 import logging
 import shutil
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from zlib import crc32
 
 import pyarrow.parquet as pq
 import pytest
+from endpoints import JsonHandler, serve
 from triggers import BAD, TRIGGERS, WORDS, word_tokenizer
 
 from phf.cli import main
@@ -157,14 +156,13 @@ def test_a_local_red_lm(run, settings):
     assert again != results
 
 
-class RedLM(BaseHTTPRequestHandler):
+class RedLM(JsonHandler):
     """A server of the protocol: answers with the words of the first example in another order."""
 
-    protocol_version = "HTTP/1.1"
     asked: ClassVar[list[tuple[str, dict]]] = []
 
     def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = self.asked_for()
         type(self).asked.append((self.path, request))
         if request["model"] == "nobody":
             return self.reply(404, {"error": {"message": "no such model\nat all"}})
@@ -176,28 +174,12 @@ class RedLM(BaseHTTPRequestHandler):
         choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         return self.reply(200, {"id": "1", "object": "x", "created": 0, "model": "m", "choices": [choice]})
 
-    def reply(self, status, content):
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def endpoint():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), RedLM)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
     RedLM.asked = []
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(RedLM) as address:
+        yield address
 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])

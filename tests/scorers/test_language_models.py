@@ -1,12 +1,10 @@
-import json
 import math
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
+from endpoints import JsonHandler, serve
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -58,15 +56,14 @@ def test_perplexity_of_what_is_no_model_is_one_line():
         Perplexity(model="/no/where")
 
 
-class Endpoint(BaseHTTPRequestHandler):
+class Endpoint(JsonHandler):
     """Chat completions: answers with the number of words, and fails now and then."""
 
-    protocol_version = "HTTP/1.1"
     asked: ClassVar[list[str]] = []
     fail = 0
 
     def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = self.asked_for()
         assert self.path == "/v1/chat/completions"
         assert request["temperature"] == 0
         prompt = request["messages"][0]["content"]
@@ -83,28 +80,12 @@ class Endpoint(BaseHTTPRequestHandler):
             200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
         )
 
-    def reply(self, status: int, content: dict) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def endpoint():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
     Endpoint.asked, Endpoint.fail = [], 0
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(Endpoint) as address:
+        yield address
 
 
 def judge(endpoint: str, tmp_path: Path, **options) -> Judge:
