@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -93,6 +94,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--no-compile", action="store_true", help="compile none of them")
     parser.add_argument("--output", type=Path, help="a folder for the figures")
+
+
+def save(folder: Path | None, name: str, results: object) -> None:
+    """Writes what was found as JSON into a folder, if one was asked for."""
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def describe(arguments: argparse.Namespace) -> str:

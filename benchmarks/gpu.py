@@ -10,14 +10,13 @@ is left when the time is up is not measured, and said so.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
 import torch
-from contenders import CONTENDERS, OBJECTIVE_OPTIONS, add_options, describe, ours, run_config
+from contenders import CONTENDERS, OBJECTIVE_OPTIONS, add_options, describe, ours, run_config, save
 from synthetic import write_store
 from turns import ContenderError, rate, take_turns
 
@@ -112,10 +111,7 @@ def main() -> None:
             sweep.measure("ours", objective, best["ours"])
             for peer in list(CONTENDERS)[1:] if objective == "awr" else ():
                 sweep.measure(peer, objective, best[peer])
-        if arguments.output:
-            arguments.output.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(sweep.results, indent=2)
-            (arguments.output / "gpu.json").write_text(text + "\n", encoding="utf-8")
+        save(arguments.output, "gpu.json", sweep.results)
         table = sweep.profile(best["ours"])
     print(f"\nours, mle, batch of {best['ours']}: where the time goes\n{table}")
     if arguments.output:

@@ -11,7 +11,6 @@ a ratio that of the ratios of each turn; memory is the peak of the process, on a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from functools import partial
@@ -19,7 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # who waits for its turn shall not compute
 
-from contenders import OBJECTIVE_OPTIONS, add_options, describe, ours, run_config
+from contenders import OBJECTIVE_OPTIONS, add_options, describe, ours, run_config, save
 from synthetic import write_store
 from turns import rate, ratio, take_turns
 
@@ -45,10 +44,7 @@ def main() -> None:
             "tokens/s": speed, "x MLE": ratio(turns, found["mle"]), "peak MiB": turns[-1].peak_mib
         }  # fmt: skip
         print(f"{name:<14}{speed:>14,.0f}{results[name]['x MLE']:>14.3f}{turns[-1].peak_mib:>14,.0f}")
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(results, indent=2)
-        (arguments.output / "objectives.json").write_text(text + "\n", encoding="utf-8")
+    save(arguments.output, "objectives.json", results)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ peak of the process, on a GPU that of the tensors.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from functools import partial
@@ -19,7 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # who waits for its turn shall not compute
 
-from contenders import add_options, describe, ours, run_config
+from contenders import add_options, describe, ours, run_config, save
 from synthetic import write_store
 from turns import rate, ratio, take_turns
 
@@ -60,10 +59,7 @@ def main() -> None:
         }
         speed, faster, peak, larger = results[name].values()
         print(f"{name:<26}{speed:>14,.0f}{faster:>14.3f}{peak:>14,.0f}{larger:>14.2f}")
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(results, indent=2)
-        (arguments.output / "options.json").write_text(text + "\n", encoding="utf-8")
+    save(arguments.output, "options.json", results)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ peak of the process, on a GPU that of the tensors.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from functools import partial
@@ -22,7 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # who waits for its turn shall not compute
 
-from contenders import CONTENDERS, add_options, describe, run_config
+from contenders import CONTENDERS, add_options, describe, run_config, save
 from synthetic import write_store
 from turns import Turn, losses, rate, ratio, take_turns
 
@@ -52,10 +51,8 @@ def main() -> None:
                 )
                 results[f"{objective}, {name}"] = dict(zip(COLUMNS, row, strict=True))
                 curves[f"{objective}, {name}"] = losses(turns)
+    save(arguments.output, "pretrain.json", {"figures": results, "losses": curves})
     if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"figures": results, "losses": curves}, indent=2)
-        (arguments.output / "pretrain.json").write_text(text + "\n", encoding="utf-8")
         plot(curves, arguments.output / "losses.png")
 
 
