@@ -54,3 +54,19 @@ def test_what_is_not_a_number_is_not_remembered(monkeypatch):
         patch.setattr(scorer, "score_segments", lambda segments: [Score(float("nan")) for _ in segments])
         assert str(values(scorer.score([["a"]]))) == "[[nan]]"
     assert values(scorer.score([["a"]])) == [[1]]
+
+
+def test_another_version_name_or_setting_is_another_fingerprint():
+    class Newer(Counting):
+        version = "2"
+
+    class Other(Counting):
+        name = "other"
+
+    class Set(Counting):
+        def settings(self):
+            return {"limit": 3}
+
+    prints = [scorer().fingerprint for scorer in (Counting, Newer, Other, Set)]
+    assert len(set(prints)) == 4
+    assert Counting().fingerprint == prints[0]
