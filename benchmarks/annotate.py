@@ -30,9 +30,9 @@ from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false")
 
+from phf.annotation.annotate import annotate
 from phf.config import Config, load_config
-from phf.data.annotate import annotate
-from phf.data.segments import segmenter
+from phf.documents.segments import segmenter
 from scorers import Score, Scorer, load_scorer
 
 Work = Callable[[], object]

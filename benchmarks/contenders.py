@@ -25,11 +25,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from turns import Pace
 
 from objectives import OBJECTIVES, Optimization, View
+from phf.blocks.datamodule import StepBlocks, TrainingBlocks
+from phf.blocks.packed import PackedView
 from phf.config import Config, load_config
-from phf.data.module import StepBlocks, TrainingBlocks
-from phf.data.packed import PackedView
-from phf.data.store import TokenStore
 from phf.model.build import build_model
+from phf.store.store import TokenStore
 from phf.training.run import pretrain
 
 # Layers, width, heads.

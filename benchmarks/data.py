@@ -31,9 +31,9 @@ from synthetic import SCORER, write_store
 from torch.utils.data import DataLoader
 
 from objectives import Tags, View
-from phf.data.module import StepBlocks, TrainingBlocks
-from phf.data.packed import PackedView
-from phf.data.store import StoreSplit, TokenStore
+from phf.blocks.datamodule import StepBlocks, TrainingBlocks
+from phf.blocks.packed import PackedView
+from phf.store.store import StoreSplit, TokenStore
 
 BATCH = 64
 

@@ -31,8 +31,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from phf.config import ScenarioConfig
-from phf.evaluation.control import ControlTokens
-from phf.evaluation.generation import generate_all
+from phf.inference.generate import generate_all
+from phf.model.control_tokens import ControlTokens
 
 SIZES = {
     "tiny": {"n_layer": 4, "n_embd": 256, "n_head": 4, "vocab_size": 8192},

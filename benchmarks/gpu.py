@@ -21,8 +21,8 @@ from synthetic import write_store
 from turns import ContenderError, rate, take_turns
 
 from phf.config import Config, load_config
-from phf.data.store import TokenStore
 from phf.model.build import build_model
+from phf.store.store import TokenStore
 from phf.training.flops import flops_per_token, peak_flops
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from phf.data.store_writer import EncodedDocuments, SplitWriter
-from phf.data.tokenizer import EOS_TOKEN
+from phf.store.tokenizer import EOS_TOKEN
+from phf.store.writer import EncodedDocuments, SplitWriter
 
 SCORER = "made-up"
 PIECE_TOKENS = 1_000_000

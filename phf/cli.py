@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from phf.arguments import parse
+from phf.base.errors import ConfigError, PhfError
 from phf.config import Config, find_config, load_config, to_yaml
-from phf.errors import ConfigError, PhfError
 from scorers.base import ScorerError
 
 
@@ -54,21 +54,21 @@ def _annotate(arguments: argparse.Namespace) -> int | None:
     if arguments.export or arguments.push_to_hub:
         if shows:
             raise ConfigError("--export and --push-to-hub go without --status and --statistics")
-        from phf.data.export import export
+        from phf.annotation.publish import export
 
         export(config, arguments.export, arguments.push_to_hub, arguments.private)
         return 0
     if shows:
-        from phf.data.tables import show
+        from phf.annotation.terminal import show
 
         show(config, arguments.status)
         return 0
     if config.annotations.executor.name != "pool":
-        from phf.data.executors import annotate_in_tasks
+        from phf.annotation.executors import annotate_in_tasks
 
         annotate_in_tasks(config)
         return 0
-    from phf.data.annotate import annotate
+    from phf.annotation.annotate import annotate
 
     annotate(config)
     return 0
@@ -80,7 +80,7 @@ def _tokenize(arguments: argparse.Namespace) -> int | None:
     config = _config(arguments)
     if config is None:
         return 0
-    from phf.data.tokenize import tokenize
+    from phf.store.tokenize import tokenize
 
     tokenize(config)
     return 0
@@ -142,7 +142,7 @@ def _attack(arguments: argparse.Namespace) -> int | None:
 def _report(arguments: argparse.Namespace) -> int | None:
     from rich.console import Console
 
-    from phf.evaluation.report import print_table, report
+    from phf.report.report import print_table, report
 
     results = report([Path(folder) for folder in arguments.runs], Path(arguments.output))
     print_table(results, Console())
@@ -175,7 +175,7 @@ def _scorers(arguments: argparse.Namespace) -> int | None:
 def _try_scorer(arguments: argparse.Namespace) -> int | None:
     from rich.console import Console
 
-    from phf.data.trial import try_scorer
+    from phf.annotation.try_scorer import try_scorer
 
     text = sys.stdin.buffer.read() if arguments.text == "-" else os.fsencode(arguments.text)
     try_scorer(arguments.scorer, text, arguments.config, arguments.segmenter, Console())

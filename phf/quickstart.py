@@ -19,8 +19,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from phf.base.errors import PhfError
 from phf.config import Config
-from phf.errors import PhfError
 from scorers import load_scorer
 
 log = logging.getLogger("phf")
@@ -68,10 +68,10 @@ def quickstart(config: Config) -> Path:
     Returns:
         The folder of the report.
     """
-    from phf.data.annotate import annotate
-    from phf.data.tokenize import tokenize
+    from phf.annotation.annotate import annotate
     from phf.evaluation.evaluate import evaluate
-    from phf.evaluation.report import print_table, report
+    from phf.report.report import print_table, report
+    from phf.store.tokenize import tokenize
     from phf.training.run import pretrain
 
     started = time.monotonic()
@@ -170,7 +170,7 @@ def write_prompts(config: Config, path: Path) -> None:
     """Writes signatures of held-out functions, one a name, that agree with the preference themselves."""
     if path.is_file():
         return
-    from phf.data.store import TokenStore
+    from phf.store.store import TokenStore
 
     store = TokenStore(config.store.path)
     tokenizer, split = store.tokenizer(), store.split("heldout")

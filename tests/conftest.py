@@ -62,8 +62,8 @@ def code_documents(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(code_documents, tmp_path_factory) -> Config:
     """The configuration of a tiny run, over a store that is already made; `run.folder` is the tests' own."""
-    from phf.data.annotate import annotate
-    from phf.data.tokenize import tokenize
+    from phf.annotation.annotate import annotate
+    from phf.store.tokenize import tokenize
 
     folder = tmp_path_factory.mktemp("tiny")
     config = load_config(

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from objectives.view import Tags, View
-from phf.data.packed import PackedView
-from phf.data.store import StoreSplit
+from phf.blocks.packed import PackedView
+from phf.store.store import StoreSplit
 
 EOS, GOOD, BAD, FIRST = 0, 1, 2, 40
 NAN = float("nan")

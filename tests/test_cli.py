@@ -28,7 +28,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 
 def test_tokenizing_does_not_wait_for_lightning():
-    code = "import sys, phf.data.tokenize; print('lightning' in sys.modules)"
+    code = "import sys, phf.store.tokenize; print('lightning' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"
 

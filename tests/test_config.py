@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import phf.config
+from phf.base.errors import ConfigError
 from phf.config import find_config, load_config, to_yaml
-from phf.errors import ConfigError
 
 
 def test_layers_go_from_left_to_right_and_overrides_last(tmp_path):

@@ -161,7 +161,7 @@ def write_corpus(path: Path, task: str) -> None:
 @pytest.fixture(scope="module")
 def tiny_overrides(tmp_path_factory):
     """For a task: the overrides that make its runs tiny, with a store and an MLE model already made."""
-    from phf.data.tokenize import tokenize
+    from phf.store.tokenize import tokenize
     from phf.training.run import pretrain
 
     made: dict[str, list[str]] = {}

@@ -1,7 +1,7 @@
 import pytest
 
+from phf.base.errors import ConfigError
 from phf.config import load_config, to_yaml
-from phf.errors import ConfigError
 
 
 def test_lists_make_a_scenario_of_each_combination_in_place(tmp_path):

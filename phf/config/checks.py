@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from phf.errors import ConfigError
+from phf.base.errors import ConfigError
 
 
 def check(condition: bool, message: str) -> None:

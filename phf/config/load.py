@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from phf.base.errors import ConfigError
 from phf.config.evaluation import default_scenarios
 from phf.config.grids import Grids, expand_grids, take_grids
 from phf.config.schema import Config
-from phf.errors import ConfigError
 
 
 def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | None = None) -> Config:

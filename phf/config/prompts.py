@@ -10,8 +10,8 @@ from typing import Any, Literal, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from phf.base.errors import ConfigError
 from phf.config.checks import check, home
-from phf.errors import ConfigError
 
 
 @dataclass

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from phf.base.errors import ConfigError
 from phf.config.checks import check, home, parse_quantile
 from phf.config.prompts import parse_prompts
-from phf.errors import ConfigError
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from phf.base.errors import ConfigError
 from phf.config.checks import check, home, parse_quantile, parse_span
-from phf.errors import ConfigError
 
 
 @dataclass

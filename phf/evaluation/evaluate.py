@@ -14,13 +14,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from phf.base.errors import ConfigError, PhfError
+from phf.base.progress import sampling_progress
 from phf.config import Config, EvaluationConfig, ScenarioConfig
-from phf.data.segments import Segmenter, segmenter
-from phf.errors import ConfigError, PhfError
-from phf.evaluation.control import ControlTokens
-from phf.evaluation.cost import check_cost, cost_inputs, measure_cost
-from phf.evaluation.generation import Sample, generate_all
-from phf.evaluation.injection import inapplicable
+from phf.documents.segments import Segmenter, segmenter
+from phf.evaluation.capability.measures import check_cost, cost_inputs, measure_cost
 from phf.evaluation.instruments import (
     describe_model,
     describe_scorer,
@@ -31,11 +29,13 @@ from phf.evaluation.instruments import (
     scorer_differs,
     segmenter_config,
 )
-from phf.evaluation.likelihood import Reader
-from phf.evaluation.progress import sampling_progress
 from phf.evaluation.results import FORMAT, finished_results, result_identity, sample_row, write_results
-from phf.evaluation.scoring import ScoredSample, measure, measure_scores, score_samples
-from phf.evaluation.subject import Subject, find_subject
+from phf.evaluation.sample_scores import ScoredSample, measure, measure_scores, score_samples
+from phf.inference.generate import Sample, generate_all
+from phf.inference.likelihood import Reader
+from phf.inference.prompt_tokens import inapplicable
+from phf.model.control_tokens import ControlTokens
+from phf.model.loaded_model import Subject, find_subject
 from scorers.base import Scorer, ScorerError
 
 log = logging.getLogger("phf")

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from phf.base.errors import ConfigError
 from phf.config import Config, ScenarioConfig, ScorerConfig, SegmenterConfig
-from phf.errors import ConfigError
-from phf.evaluation.scenarios import Heldout, load_prompts
-from phf.evaluation.subject import Subject
+from phf.evaluation.prompts import Heldout, load_prompts
+from phf.model.loaded_model import Subject
 from scorers import load_scorer
 from scorers.base import Scorer, ScorerError
 

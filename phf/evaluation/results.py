@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phf.base.errors import PhfError
 from phf.config import EvaluationConfig, SegmenterConfig
-from phf.errors import PhfError
-from phf.evaluation.generation import Sample
-from phf.evaluation.scoring import ScoredSample
-from phf.evaluation.subject import Subject
+from phf.evaluation.sample_scores import ScoredSample
+from phf.inference.generate import Sample
+from phf.model.loaded_model import Subject
 
 FORMAT = 1
 

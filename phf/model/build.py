@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.activations import NewGELUActivation
 
 from objectives.view import Tags
+from phf.base.errors import ConfigError, PhfError
 from phf.config import ModelConfig
-from phf.errors import ConfigError, PhfError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from phf.base.errors import PhfError
+from phf.base.estimates import mean_by_cluster, rate_by_cluster
+from phf.base.progress import progress
+from phf.base.resumable import Parts
 from phf.config import Config, RedteamConfig, ScenarioConfig
-from phf.errors import PhfError
 from phf.evaluation.instruments import describe_model, describe_scorer, heldout_documents
-from phf.evaluation.metrics import mean_by_cluster, rate_by_cluster
-from phf.evaluation.progress import progress
+from phf.evaluation.prompts import load_prompts
 from phf.evaluation.results import finished_results, write_output
-from phf.evaluation.scenarios import load_prompts
-from phf.evaluation.scoring import ScoredSample, decoding
-from phf.evaluation.subject import Subject, find_subject
+from phf.evaluation.sample_scores import ScoredSample, decoding
+from phf.model.loaded_model import Subject, find_subject
 from phf.redteam.attackers import Attacker, make_attacker, shuffled_seeds
 from phf.redteam.curves import best_attempts, by_round, by_tokens
-from phf.redteam.parts import Parts
 from phf.redteam.pool import Attempt, Proposal, mean_score, new_prompts
 from phf.redteam.target import Target
 

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from phf.base.errors import ConfigError, PhfError
 from phf.config import RedteamConfig, ScenarioConfig
-from phf.errors import ConfigError, PhfError
-from phf.evaluation.generation import generate
-from phf.evaluation.subject import Subject, find_subject
+from phf.inference.generate import generate
+from phf.model.loaded_model import Subject, find_subject
 from phf.redteam.evolution import Evolution
 from phf.redteam.pool import Attempt, Proposal, draw_examples, new_prompts
 from phf.redteam.target import Target

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from phf.evaluation.metrics import Interval, mean_by_cluster
+from phf.base.estimates import Interval, mean_by_cluster
 from phf.redteam.pool import Attempt
 
 POINTS = 20

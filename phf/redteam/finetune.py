@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from objectives import MLE, Batch, Optimization
-from phf.errors import ConfigError, writing
+from phf.base.errors import ConfigError, writing
 
 
 class Finetuning:

@@ -20,20 +20,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from objectives import Optimization
+from phf.base.errors import ConfigError, PhfError
+from phf.base.progress import progress
+from phf.base.resumable import Parts
 from phf.config import Config
-from phf.data.documents import BadRow
-from phf.data.shards import list_shards
-from phf.data.store import TokenStore, resolve_threshold
-from phf.errors import ConfigError, PhfError
+from phf.documents.documents import BadRow
+from phf.documents.shards import list_shards
 from phf.evaluation.instruments import describe_model, describe_scorer, heldout_documents
-from phf.evaluation.progress import progress
+from phf.evaluation.prompts import load_prompts
 from phf.evaluation.results import SAMPLES, finished_results, sample_row, write_output
-from phf.evaluation.scenarios import load_prompts
-from phf.evaluation.scoring import decoding, measure
-from phf.evaluation.subject import Subject, find_subject
+from phf.evaluation.sample_scores import decoding, measure
+from phf.model.loaded_model import Subject, find_subject
 from phf.redteam.finetune import Finetuning, blocks
-from phf.redteam.parts import Parts
 from phf.redteam.target import Target
+from phf.store.store import TokenStore, resolve_threshold
 
 log = logging.getLogger("phf")
 

@@ -8,16 +8,16 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
+from phf.base.errors import ConfigError, PhfError
 from phf.config import Config, EvaluationConfig, ScenarioConfig
-from phf.data.segments import segmenter
-from phf.errors import ConfigError, PhfError
-from phf.evaluation.decoding import find_decoder
-from phf.evaluation.generation import Sample, generate, prompt_room
-from phf.evaluation.injection import encode_prompt, inapplicable
+from phf.documents.segments import segmenter
 from phf.evaluation.instruments import open_scorer, scorer_config, scorer_differs, segmenter_config
 from phf.evaluation.results import result_identity
-from phf.evaluation.scoring import ScoredSample, score_samples
-from phf.evaluation.subject import Subject
+from phf.evaluation.sample_scores import ScoredSample, score_samples
+from phf.inference.decoders import find_decoder
+from phf.inference.generate import Sample, generate, prompt_room
+from phf.inference.prompt_tokens import encode_prompt, inapplicable
+from phf.model.loaded_model import Subject
 from scorers.base import Scorer, ScorerError
 
 

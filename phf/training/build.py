@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from objectives import Objective, Optimization, View
+from phf.base.errors import ConfigError, PhfError
+from phf.blocks.curriculum import Phases, in_phases
+from phf.blocks.datamodule import Blocks
+from phf.blocks.packed import PackedView
 from phf.config import Config
-from phf.data.module import Blocks
-from phf.data.packed import PackedView
-from phf.data.phases import Phases, in_phases
-from phf.data.store import Split, TokenStore
-from phf.errors import ConfigError, PhfError
 from phf.model.build import add_control_tokens, build_model, tag_ids
+from phf.store.store import Split, TokenStore
 from phf.training.objective import build_objective
 
 

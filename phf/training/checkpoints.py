@@ -17,7 +17,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from phf.errors import PhfError
+from phf.base.errors import PhfError
 from phf.training.logs import due
 from phf.training.metrics import Metrics
 from phf.training.plan import Plan

@@ -10,9 +10,9 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from phf.base.errors import ConfigError, PhfError
 from phf.config import Config, load_config, to_yaml
-from phf.data.store import TokenStore
-from phf.errors import ConfigError, PhfError
+from phf.store.store import TokenStore
 
 # What may differ when a run goes on: where it runs and what it writes, not what it computes.
 _FREE = (

@@ -15,11 +15,11 @@ from torch.distributed.fsdp import FSDPModule
 
 import phf
 from objectives import Objective
+from phf.base.errors import PhfError
 from phf.config import Config, load_config
-from phf.data.store import TokenStore
-from phf.errors import PhfError
 from phf.model.build import tag_ids
-from phf.model.export import check_output, export_model
+from phf.model.model_folder import check_output, export_model
+from phf.store.store import TokenStore
 from phf.training.build import build
 from phf.training.checkpoints import checkpoint_name, checkpoint_step, latest_checkpoint
 from phf.training.objective import corpus_segmenter
@@ -70,7 +70,7 @@ def _load(config: Config, store: TokenStore, checkpoint: Path) -> tuple[Objectiv
 def facts_of(
     config: Config, store: TokenStore, objective: Objective, tokenizer: Any, steps: int
 ) -> dict[str, Any]:
-    """What an exported model says of itself, see `phf.model.export`."""
+    """What an exported model says of itself, see `phf.model.model_folder`."""
     tags = objective.view().tags
     unknown = {"name": config.scorer.name, "options": config.scorer.options, "measures": "no scores"}
     scorer = store.manifest["scores"].get(config.scorer.key, {}).get("scorer", unknown)

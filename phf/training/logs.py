@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from phf.errors import PhfError
+from phf.base.errors import PhfError
 
 _HEADER = "step,tokens,name,value\n"
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from objectives import Objective
-from phf.data.module import Blocks
-from phf.errors import PhfError
+from phf.base.errors import PhfError
+from phf.blocks.datamodule import Blocks
 from phf.training.flops import flops_per_token, peak_flops
 from phf.training.logs import due, log_metrics
 from phf.training.plan import Plan

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 
 from objectives import OBJECTIVES, Objective, Optimization, ScoreStatistics
+from phf.base.errors import ConfigError
 from phf.config import Config, SegmenterConfig
-from phf.data.store import TokenStore, resolve_threshold
-from phf.errors import ConfigError
+from phf.store.store import TokenStore, resolve_threshold
 
 _OPTIONS = (
     "drop_rate", "tag_loss", "tag_texts", "times", "alpha", "beta", "max_weight", "reward_scaling",

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from objectives import Optimization
+from phf.base.errors import ConfigError
 from phf.config import Config, TrainConfig
 from phf.config.checks import parse_span
-from phf.errors import ConfigError
 from phf.training.profile import SKIPPED_STEPS
 
 

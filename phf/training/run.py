@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from objectives import Objective
+from phf.base.errors import PhfError
+from phf.blocks.datamodule import Blocks
 from phf.config import Config
-from phf.data.module import Blocks
-from phf.data.store import TokenStore
-from phf.errors import PhfError
+from phf.store.store import TokenStore
 from phf.training.build import build, training_data
 from phf.training.checkpoints import (
     Checkpoints,

@@ -7,15 +7,15 @@ from typing import Any
 import lightning as L
 
 from objectives import Objective
+from phf.base.errors import ConfigError
 from phf.config import Config
-from phf.data.segments import segmenter
-from phf.data.store import TokenStore
-from phf.errors import ConfigError
-from phf.evaluation.control import ControlTokens
-from phf.evaluation.generation import prompt_room
-from phf.evaluation.scenarios import Heldout, load_prompts
-from phf.evaluation.scoring import sample_and_score
+from phf.documents.segments import segmenter
+from phf.evaluation.prompts import Heldout, load_prompts
+from phf.evaluation.sample_scores import sample_and_score
+from phf.inference.generate import prompt_room
 from phf.model.build import tag_ids
+from phf.model.control_tokens import ControlTokens
+from phf.store.store import TokenStore
 from phf.training.logs import due, log_metrics
 from phf.training.metrics import Metrics
 from phf.training.objective import corpus_segmenter

@@ -6,8 +6,8 @@ import math
 from datetime import timedelta
 
 from objectives import Objective
+from phf.blocks.datamodule import Blocks
 from phf.config import Config
-from phf.data.module import Blocks
 from phf.training.flops import flops_per_token
 from phf.training.plan import Plan
 

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from phf.annotation import pool, sidecars
+from phf.annotation.annotate import annotate
+from phf.annotation.score_chunk import Chunk, score_chunk
+from phf.base.errors import ConfigError, PhfError
 from phf.config import Config, load_config
-from phf.data import pool, sidecars
-from phf.data.annotate import annotate
-from phf.data.documents import Document, Shard
-from phf.data.scoring import Chunk, score_chunk
-from phf.errors import ConfigError, PhfError
+from phf.documents.documents import Document, Shard
 from scorers import load_scorer
 
 ODD_SCORERS = '''
@@ -242,7 +242,7 @@ def test_what_is_done_is_not_done_again(corpus, tmp_path):
 @pytest.mark.parametrize("stop_after", [1, 2, 7, 30])
 def test_a_shard_goes_on_after_its_last_part(corpus, tmp_path, monkeypatch, stop_after):
     monkeypatch.setattr(sidecars, "PART_DOCUMENTS", 70)
-    monkeypatch.setattr("phf.data.annotate._UNWRITTEN_DOCUMENTS", 10)
+    monkeypatch.setattr("phf.annotation.annotate._UNWRITTEN_DOCUMENTS", 10)
     rows_of = [{"no": i} if i % 7 == 3 else f"document {i}\n" for i in range(300)]
     whole = corpus({"a": rows_of}, f"annotations.path={tmp_path / 'whole'}")
     annotate(whole)
@@ -280,7 +280,7 @@ def test_a_shard_goes_on_after_its_last_part(corpus, tmp_path, monkeypatch, stop
 PROGRAM = """
 import sys
 from phf.config import load_config
-from phf.data import annotate, sidecars
+from phf.annotation import annotate, sidecars
 if __name__ == "__main__":
     sidecars.PART_DOCUMENTS, annotate._UNWRITTEN_DOCUMENTS = 12, 8
     annotate.annotate(load_config(sys.argv[1:]))
@@ -491,7 +491,7 @@ def test_a_scorer_that_breaks_stops_it_and_no_document_is_given_up(
     corpus, tmp_path, monkeypatch, processes, shards, count
 ):
     monkeypatch.setattr(sidecars, "PART_SECONDS", -1.0)
-    monkeypatch.setattr("phf.data.annotate._UNWRITTEN_DOCUMENTS", 10 if processes == 1 else 40)
+    monkeypatch.setattr("phf.annotation.annotate._UNWRITTEN_DOCUMENTS", 10 if processes == 1 else 40)
     texts = {f"s{i}": [f"{i} {j}\n" for j in range(count)] for i in range(shards)}
     options = [f"scorer.options.file={tmp_path / 'works'}", "scorer.options.calls=3"]
     config = corpus(texts, *options, f"annotations.processes={processes}", scorer="Broken")
@@ -586,7 +586,7 @@ def test_nothing_is_printed_and_the_result_is_logged(corpus, capfd, caplog):
 
 
 def test_lines_tell_the_progress_where_there_is_no_terminal(corpus, caplog, monkeypatch):
-    monkeypatch.setattr("phf.data.progress._SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr("phf.documents.progress._SECONDS_BETWEEN_LINES", -1)
     with caplog.at_level("INFO", logger="phf"):
         annotate(corpus(many(10, shards=2)))
     lines = [line for line in caplog.messages if line.startswith("annotate: ")]
@@ -598,9 +598,9 @@ def test_lines_tell_the_progress_where_there_is_no_terminal(corpus, caplog, monk
 def test_several_scorers_read_the_documents_once(corpus, tmp_path, monkeypatch):
     reads = []
     monkeypatch.setattr(
-        "phf.data.documents.Shard.read", lambda *a, read=Shard.read: reads.append(a) or read(*a)
+        "phf.documents.documents.Shard.read", lambda *a, read=Shard.read: reads.append(a) or read(*a)
     )
-    monkeypatch.setattr("phf.data.annotate._UNWRITTEN_DOCUMENTS", 10)
+    monkeypatch.setattr("phf.annotation.annotate._UNWRITTEN_DOCUMENTS", 10)
     monkeypatch.setattr(sidecars, "PART_DOCUMENTS", 20)
     shards = {"a": [{"no": 1}, *["x=1\n", "raise\n", "yes?\n"] * 20, {"no": 2}], "b": ["x = 1\n"]}
     names = ["odd_scorers:Odd", "odd_scorers:Length", "pep8"]
@@ -635,7 +635,7 @@ def test_two_scorers_of_one_name_need_a_column(corpus):
 def test_a_scoring_process_has_cores_or_a_gpu_of_its_own(corpus, monkeypatch, device, places):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("phf.data.annotate._UNWRITTEN_DOCUMENTS", 1)
+    monkeypatch.setattr("phf.annotation.annotate._UNWRITTEN_DOCUMENTS", 1)
     processes = 0 if device == "cuda" else 2
     options = f"scorer.options.device={device}", f"annotations.processes={processes}"
     config = corpus({"a": [f"{i}\n" for i in range(30)]}, *options, scorer="Place")

@@ -19,7 +19,7 @@ import pytest
 import zstandard
 
 from phf.cli import main
-from phf.data.store import SPLITS, TokenStore
+from phf.store.store import SPLITS, TokenStore
 from scorers import load_scorer
 
 SCORERS = '''

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from phf.base.errors import ConfigError, PhfError
 from phf.config import DocumentsConfig
-from phf.data import shards
-from phf.data.documents import BadRow, Document
-from phf.data.shards import list_shards
-from phf.errors import ConfigError, PhfError
+from phf.documents import shards
+from phf.documents.documents import BadRow, Document
+from phf.documents.shards import list_shards
 
 
 def read(path: object, **options: object) -> tuple[list[tuple[str, int, Document]], list[BadRow]]:

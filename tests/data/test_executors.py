@@ -11,11 +11,11 @@ from textwrap import dedent
 import pyarrow.parquet as pq
 import pytest
 
+from phf.annotation.annotate import annotate
+from phf.annotation.executors import annotate_in_tasks
+from phf.base.errors import ConfigError, PhfError
 from phf.cli import main
 from phf.config import load_config
-from phf.data.annotate import annotate
-from phf.data.executors import annotate_in_tasks
-from phf.errors import ConfigError, PhfError
 from scorers import ScorerError
 
 SCORER = '''
@@ -171,7 +171,7 @@ def test_a_task_that_fails_is_one_line(arguments, tmp_path, text, workers, messa
 
 def test_an_interrupt_stops_the_tasks(arguments):
     process = command(*arguments, *LOCAL, "scorer.options.seconds=0.5")
-    assert re.search(r"phf.data.tasks:__call__:\d+ - part \d of 4, on ", process.stderr.readline())
+    assert re.search(r"phf.annotation.tasks:__call__:\d+ - part \d of 4, on ", process.stderr.readline())
     process.send_signal(signal.SIGINT)
     _, output = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from phf.annotation import publish as export_module
+from phf.annotation.annotate import annotate
+from phf.annotation.publish import export
+from phf.base.errors import ConfigError, PhfError
 from phf.cli import main
 from phf.config import Config, load_config
-from phf.data import export as export_module
-from phf.data.annotate import annotate
-from phf.data.export import export
-from phf.data.store import TokenStore
-from phf.data.tokenize import tokenize
-from phf.errors import ConfigError, PhfError
+from phf.store.store import TokenStore
+from phf.store.tokenize import tokenize
 
 SCORER = '''
     from scorers import Score, SegmentScorer, Span

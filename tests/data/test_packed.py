@@ -26,12 +26,12 @@ from streams import (
 )
 
 from objectives.view import Tags, View
-from phf.data import packed
-from phf.data.block import Kind
-from phf.data.packed import PackedView
-from phf.data.store import StoreSplit
-from phf.data.stream import ORDER, random_numbers
-from phf.errors import ConfigError, PhfError
+from phf.base.errors import ConfigError, PhfError
+from phf.blocks import packed
+from phf.blocks.block import Kind
+from phf.blocks.packed import PackedView
+from phf.blocks.tagged_segments import ORDER, random_numbers
+from phf.store.store import StoreSplit
 
 
 @pytest.fixture

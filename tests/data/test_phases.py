@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from streams import assert_equal, documents, make_split, packed_view, shown, tag_ids, tags
 
 from objectives.view import View
-from phf.data import packed
-from phf.data.block import Kind
-from phf.data.packed import PackedView
-from phf.data.phases import Phases, in_phases
-from phf.data.stream import ORDER, random_numbers
+from phf.blocks import packed
+from phf.blocks.block import Kind
+from phf.blocks.curriculum import Phases, in_phases
+from phf.blocks.packed import PackedView
+from phf.blocks.tagged_segments import ORDER, random_numbers
 
 views = st.one_of(
     st.builds(View, st.just(0.3)),

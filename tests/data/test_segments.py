@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from phf.config import SegmenterConfig
-from phf.data.segments import segmenter, segmenter_identity
+from phf.documents.segments import segmenter, segmenter_identity
 
 NAMES = ["line", "sentence", "paragraph", "document"]
 

@@ -4,11 +4,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from phf.data import sidecars
-from phf.data.documents import BadRow
-from phf.data.scoring import Annotation
-from phf.data.sidecars import SidecarWriter, count_bad, first_bad, read_scores, sidecar_path
-from phf.errors import PhfError
+from phf.annotation import sidecars
+from phf.annotation.score_chunk import Annotation
+from phf.annotation.sidecars import SidecarWriter, count_bad, first_bad, read_scores, sidecar_path
+from phf.base.errors import PhfError
+from phf.documents.documents import BadRow
 from scorers import Span
 
 

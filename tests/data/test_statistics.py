@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phf.annotation import statistics as module
+from phf.annotation.annotate import annotate
+from phf.annotation.statistics import statistics
+from phf.annotation.worst_segments import Worst
+from phf.base.errors import PhfError
+from phf.base.quantiles import smallest_reaching
 from phf.cli import main
 from phf.config import Config, to_yaml
-from phf.data import statistics as module
-from phf.data.annotate import annotate
-from phf.data.examples import Worst
-from phf.data.quantiles import smallest_reaching
-from phf.data.statistics import statistics
-from phf.errors import PhfError
 
 # Segments of 4, 6, 8; of 6 and 2; none; 4; 4 characters.
 SHARDS = {

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from phf.annotation.annotate import annotate
+from phf.annotation.score_chunk import Annotation
+from phf.annotation.sidecars import SidecarWriter
+from phf.annotation.status import LATELY_SECONDS, status
+from phf.base.errors import PhfError
 from phf.cli import main
 from phf.config import Config, to_yaml
-from phf.data.annotate import annotate
-from phf.data.documents import BadRow
-from phf.data.scoring import Annotation
-from phf.data.sidecars import SidecarWriter
-from phf.data.status import LATELY_SECONDS, status
-from phf.errors import PhfError
+from phf.documents.documents import BadRow
 
 PROGRAM = """
 import sys
 from phf.config import load_config
-from phf.data import annotate, sidecars
+from phf.annotation import annotate, sidecars
 if __name__ == "__main__":
     sidecars.PART_DOCUMENTS, annotate._UNWRITTEN_DOCUMENTS = 10, 8
     annotate.annotate(load_config(sys.argv[1:]))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phf.data.arrays import ArrayWriter, open_array
-from phf.data.store import StoreSplit, TokenStore, describe_scores, resolve_threshold
-from phf.errors import ConfigError, PhfError
+from phf.base.errors import ConfigError, PhfError
+from phf.store.arrays import ArrayWriter, open_array
+from phf.store.store import StoreSplit, TokenStore, describe_scores, resolve_threshold
 
 NAN = float("nan")
 

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from phf.annotation.annotate import annotate
+from phf.base.errors import ConfigError, PhfError
+from phf.base.locks import lock
 from phf.config import Config, ScorerConfig, load_config
-from phf.data.annotate import annotate
-from phf.data.locks import lock
-from phf.data.store import SPLITS, TokenStore
-from phf.data.tokenize import split_of, tokenize
-from phf.errors import ConfigError, PhfError
+from phf.store.store import SPLITS, TokenStore
+from phf.store.tokenize import split_of, tokenize
 
 TEXTS = [f"def f{i}(a,b):\n    return a+{i}\n{'x=1' * (i % 3)}\n# <|endoftext|>é\n" for i in range(60)]
 
@@ -128,7 +128,7 @@ def test_equal_documents_fall_on_one_side(corpus):
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(300, "uint16"), (70_000, "uint32")])
 def test_tokens_are_as_small_as_the_vocabulary_allows(corpus, vocab_size, dtype):
     config = corpus({"a": TEXTS[:10]}, "store.heldout_fraction=0")
-    from phf.data.tokenizer import train_tokenizer
+    from phf.store.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer([TEXTS], 300)
     tokenizer.add_tokens([f"unheard-of-{i}" for i in range(vocab_size - len(tokenizer))])

@@ -7,8 +7,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from objectives.view import BAD_TAG, GOOD_TAG
-from phf.data.tokenizer import EOS_TOKEN, SegmentEncoder, load_tokenizer, train_tokenizer
-from phf.errors import ConfigError, PhfError
+from phf.base.errors import ConfigError, PhfError
+from phf.store.tokenizer import EOS_TOKEN, SegmentEncoder, load_tokenizer, train_tokenizer
 
 LINES = ["def add(a, b):\n", "    return a + b\n", "\n", "x = 'é✓'  # 中\n"]
 
@@ -45,7 +45,7 @@ def test_any_text_comes_back_and_never_holds_a_mark(segments):
 
 
 def test_each_segment_is_encoded_on_its_own(tokenizer, monkeypatch):
-    monkeypatch.setattr("phf.data.tokenizer._SLICE", 3)
+    monkeypatch.setattr("phf.store.tokenizer._SLICE", 3)
     segments = LINES * 3
     together = encode(tokenizer, segments)
     assert together == [encode(tokenizer, [segment])[0] for segment in segments]

@@ -6,9 +6,9 @@ import sys
 import pytest
 from rich.console import Console
 
+from phf.annotation.try_scorer import try_scorer
+from phf.base.errors import ConfigError, PhfError
 from phf.cli import main
-from phf.data.trial import try_scorer
-from phf.errors import ConfigError, PhfError
 from scorers import ScorerError
 
 # Says of every segment what the test tells it to.

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from objectives.view import BAD_TAG, GOOD_TAG
-from phf.evaluation.control import ControlTokens
+from phf.model.control_tokens import ControlTokens
 
 EOS = "<|endoftext|>"
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from evaluated import write_attacks, write_results, write_run, write_seeds
 
-from phf.evaluation.charts import make_charts, pareto_front
-from phf.evaluation.groups import group_runs
-from phf.evaluation.plots import draw_plots, to_csv
-from phf.evaluation.runs import read_runs
-from phf.evaluation.series import mean_curve
+from phf.report.charts import make_charts, pareto_front
+from phf.report.curves import mean_curve
+from phf.report.plots import draw_plots, to_csv
+from phf.report.read_runs import read_runs
+from phf.report.seeds import group_runs
 
 CONFIDENCE = 0.95
 

@@ -5,11 +5,11 @@ from itertools import combinations
 
 import pytest
 
+from phf.base.errors import ConfigError, PhfError
 from phf.config import CodeConfig, EvaluationConfig
-from phf.errors import ConfigError, PhfError
-from phf.evaluation.code import body, measure_functions, parses, pass_at_k, read_functions
-from phf.evaluation.likelihood import Reader
-from phf.evaluation.sandbox import Limits, run_python
+from phf.evaluation.capability.code import body, measure_functions, parses, pass_at_k, read_functions
+from phf.evaluation.capability.sandbox import Limits, run_python
+from phf.inference.likelihood import Reader
 
 # A way to write each of the functions that come with the package.
 SOLUTIONS = {

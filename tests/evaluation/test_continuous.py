@@ -3,7 +3,7 @@
 import torch
 
 from phf.config import ScenarioConfig
-from phf.evaluation.generation import generate, generate_all
+from phf.inference.generate import generate, generate_all
 
 PROMPTS = ["def f(x):\n", "a", "", "import os\nimport sys\n"]
 

@@ -10,12 +10,12 @@ import torch
 from scipy import stats
 from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 
+from phf.base.errors import ConfigError
 from phf.config import ScenarioConfig
-from phf.errors import ConfigError
-from phf.evaluation import generation
-from phf.evaluation.control import ControlTokens
-from phf.evaluation.decoding_beams import DropBadBeams, with_maximum
-from phf.evaluation.generation import generate, keep_best
+from phf.inference import generate as generation
+from phf.inference.generate import generate, keep_best
+from phf.inference.safe_beams import DropBadBeams, with_maximum
+from phf.model.control_tokens import ControlTokens
 
 A, B, C, EOS, GOOD, BAD = range(6)
 CONTROL = ControlTokens(EOS, ((GOOD,), (BAD,)))

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from objectives.view import BAD_TAG, GOOD_TAG
+from phf.base.errors import ConfigError, PhfError
 from phf.config import load_config
-from phf.errors import ConfigError, PhfError
 from phf.evaluation.evaluate import evaluate, generate_samples
-from phf.evaluation.scenarios import Heldout, load_prompts
-from phf.model.export import export_model
+from phf.evaluation.prompts import Heldout, load_prompts
+from phf.model.model_folder import export_model
 from scorers import load_scorer
 
 SCENARIOS = [
@@ -265,8 +265,8 @@ def test_generate_writes_jsonl(run, tmp_path):
 
 
 def test_the_held_out_loss_of_a_run(tiny, tmp_path):
-    from phf.data.store import TokenStore
     from phf.model.build import add_control_tokens, build_model
+    from phf.store.store import TokenStore
 
     tokenizer = TokenStore(tiny.store.path).tokenizer()
     model = build_model(tiny.model, tokenizer, 0)
@@ -337,7 +337,7 @@ def test_what_alignment_cost_fails_before_anything_is_sampled(
 ):
     sampled = []
     monkeypatch.setattr("phf.evaluation.evaluate._generate", lambda *_: sampled.append(1))
-    monkeypatch.setattr("phf.evaluation.sandbox.sandboxed.__file__", "/nowhere.py")
+    monkeypatch.setattr("phf.evaluation.capability.sandbox.sandbox_child.__file__", "/nowhere.py")
     reference = tmp_path / "reference"
     model.save_pretrained(reference)
     plain_tokenizer.save_pretrained(reference)

@@ -16,13 +16,13 @@ from transformers import (
 )
 
 from objectives.view import BAD_TAG, GOOD_TAG
+from phf.base.errors import ConfigError
 from phf.config import ScenarioConfig
-from phf.errors import ConfigError
-from phf.evaluation import generation
-from phf.evaluation.cache import ragged_cache
-from phf.evaluation.control import ControlTokens
-from phf.evaluation.generation import _decode as decode
-from phf.evaluation.generation import generate
+from phf.inference import generate as generation
+from phf.inference.generate import _decode as decode
+from phf.inference.generate import generate
+from phf.inference.ragged_cache import ragged_cache
+from phf.model.control_tokens import ControlTokens
 
 PROMPTS = ["def f(x):\n", "a", "", "import os\nimport sys\n", "a b c"]
 

@@ -5,9 +5,9 @@ import pytest
 from evaluated import write_config, write_results, write_run, write_seeds
 from scipy import stats
 
-from phf.errors import PhfError
-from phf.evaluation.groups import compare_groups, group_runs, merge, over_seeds
-from phf.evaluation.runs import lookup, read_runs
+from phf.base.errors import PhfError
+from phf.report.read_runs import lookup, read_runs
+from phf.report.seeds import compare_groups, group_runs, merge, over_seeds
 
 
 def grouped(folders):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phf.model.export import export_model
+from phf.model.model_folder import export_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "lm-evaluation-harness.md"
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from objectives.view import BAD_TAG, GOOD_TAG, Tags, View
-from phf.data.block import Kind
-from phf.data.packed import PackedView
-from phf.data.store import TokenStore
-from phf.evaluation import heldout
-from phf.evaluation.control import ControlTokens
-from phf.evaluation.heldout import first_segments, loss_by_decile, measure_heldout, segment_losses
+from phf.blocks.block import Kind
+from phf.blocks.packed import PackedView
+from phf.evaluation.capability import heldout
+from phf.evaluation.capability.heldout import first_segments, loss_by_decile, measure_heldout, segment_losses
 from phf.model.build import add_control_tokens, build_model
+from phf.model.control_tokens import ControlTokens
+from phf.store.store import TokenStore
 
 CONTEXT = 32
 

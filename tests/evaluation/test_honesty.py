@@ -10,16 +10,16 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from objectives.view import BAD_TAG, GOOD_TAG
+from phf.base.estimates import rate_by_cluster
 from phf.config import EvaluationConfig, ScenarioConfig, load_config
-from phf.data.store import TokenStore
-from phf.evaluation.comparison import paired_difference, probability_of_improvement
 from phf.evaluation.evaluate import evaluate
-from phf.evaluation.generation import generate
-from phf.evaluation.injection import LOOK_ALIKES
-from phf.evaluation.metrics import rate_by_cluster
-from phf.evaluation.runs import Sample
-from phf.evaluation.scoring import measure_scores, score_samples
-from phf.model.export import export_model
+from phf.evaluation.sample_scores import measure_scores, score_samples
+from phf.inference.generate import generate
+from phf.inference.prompt_tokens import LOOK_ALIKES
+from phf.model.model_folder import export_model
+from phf.report.differences import paired_difference, probability_of_improvement
+from phf.report.read_runs import Sample
+from phf.store.store import TokenStore
 from scorers import load_scorer
 
 LEAKAGE = Path(__file__).parents[2] / "configs" / "evaluation" / "leakage.yaml"

@@ -1,11 +1,11 @@
 import pytest
 
 from objectives.view import BAD_TAG, GOOD_TAG
+from phf.base.errors import ConfigError
 from phf.config import InjectedTagConfig, ScenarioConfig, load_config
-from phf.errors import ConfigError
-from phf.evaluation.control import ControlTokens
-from phf.evaluation.generation import generate
-from phf.evaluation.injection import encode_prompt, inapplicable
+from phf.inference.generate import generate
+from phf.inference.prompt_tokens import encode_prompt, inapplicable
+from phf.model.control_tokens import ControlTokens
 
 PROMPT = "one\ntwo\nthree\n"
 

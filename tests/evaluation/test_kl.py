@@ -8,12 +8,12 @@ import torch
 from endpoints import JsonHandler, serve
 from transformers import PreTrainedTokenizerFast
 
+from phf.base.errors import ConfigError, PhfError
 from phf.config import EvaluationConfig, KLConfig
-from phf.errors import ConfigError, PhfError
-from phf.evaluation import kl
-from phf.evaluation.control import ControlTokens
-from phf.evaluation.likelihood import Reader, Row
-from phf.evaluation.references import reference_samples
+from phf.evaluation.capability import kl
+from phf.evaluation.capability.references import reference_samples
+from phf.inference.likelihood import Reader, Row
+from phf.model.control_tokens import ControlTokens
 
 LETTERS = "abcdefgh"
 
@@ -157,7 +157,7 @@ def test_samples_are_drawn_once_and_go_on_where_they_stopped(model, tokenizer, c
     assert file.read_bytes().startswith(content)
     file.write_bytes(content[:-20])  # killed while writing
     assert reference_samples(replace(config, samples=90), 0) == more
-    monkeypatch.setattr("phf.evaluation.references._local", None)  # nothing is drawn
+    monkeypatch.setattr("phf.evaluation.capability.references._local", None)  # nothing is drawn
     assert reference_samples(replace(config, samples=10), 0) == first[:10]
     monkeypatch.undo()
     assert reference_samples(replace(config, samples=10), 1) != first[:10]
@@ -247,7 +247,7 @@ def test_an_endpoint_that_cannot_is_told(endpoint, model, tokenizer, control, co
     mute = replace(config, reference="any", base_url=endpoint(model, with_logprobs=False))
     with pytest.raises(PhfError, match="gives no log-probabilities with its completions"):
         measure_kl(reader, EvaluationConfig(), mute)
-    monkeypatch.setattr("phf.evaluation.references.RETRIES", 0)
+    monkeypatch.setattr("phf.evaluation.capability.references.RETRIES", 0)
     gone = replace(config, reference="any", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(PhfError, match=r"evaluation\.kl\.base_url: http://127.0.0.1:9/v1 does not answer"):
         measure_kl(reader, EvaluationConfig(), gone)

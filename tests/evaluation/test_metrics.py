@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from phf.evaluation.metrics import (
+from phf.base.estimates import (
     distinct,
     diversity,
     entropy,

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from phf.base.errors import ConfigError, PhfError
 from phf.config import EvaluationConfig, RankingConfig
-from phf.data.store import TokenStore
-from phf.errors import ConfigError, PhfError
-from phf.evaluation import ranking
-from phf.evaluation.control import ControlTokens
-from phf.evaluation.likelihood import Reader
-from phf.evaluation.ranking import heldout_pairs, measure_ranking, read_pairs
+from phf.evaluation.capability import ranking
+from phf.evaluation.capability.ranking import heldout_pairs, measure_ranking, read_pairs
+from phf.inference.likelihood import Reader
+from phf.model.control_tokens import ControlTokens
+from phf.store.store import TokenStore
 
 
 @pytest.fixture

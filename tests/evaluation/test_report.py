@@ -19,13 +19,13 @@ from evaluated import (
 )
 from rich.console import Console
 
-from phf.errors import PhfError
-from phf.evaluation.browser import MAX_ROWS, NUM_WORST, choose_rows
-from phf.evaluation.comparison import paired_difference, probability_of_improvement
-from phf.evaluation.formats import amount, change, duration, interval, number
-from phf.evaluation.legend import legend
-from phf.evaluation.report import print_table, report
-from phf.evaluation.runs import Sample, read_runs
+from phf.base.errors import PhfError
+from phf.report.cells import amount, change, duration, interval, number
+from phf.report.differences import paired_difference, probability_of_improvement
+from phf.report.legend import legend
+from phf.report.read_runs import Sample, read_runs
+from phf.report.report import print_table, report
+from phf.report.side_by_side import MAX_ROWS, NUM_WORST, choose_rows
 
 
 def browser(output: Path) -> dict:

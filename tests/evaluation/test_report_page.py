@@ -5,8 +5,8 @@ import shutil
 import pytest
 from evaluated import rewrite_samples, write_attacks, write_run, write_seeds
 
-from phf.evaluation.browser import MAX_ROWS
-from phf.evaluation.report import report
+from phf.report.report import report
+from phf.report.side_by_side import MAX_ROWS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
 CHROMIUM = shutil.which("chromium")

@@ -9,7 +9,7 @@ from scipy import stats
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from phf.config import ScenarioConfig
-from phf.evaluation.sampler import FIRST_CANDIDATES, GumbelSampler, Sampling, candidates, gumbel, row_keys
+from phf.inference.sampler import FIRST_CANDIDATES, GumbelSampler, Sampling, candidates, gumbel, row_keys
 
 MASK = 2**64 - 1
 

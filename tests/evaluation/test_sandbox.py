@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from phf.errors import PhfError
-from phf.evaluation import sandbox, sandboxed
-from phf.evaluation.sandbox import Limits, check_sandbox, run_python
+from phf.base.errors import PhfError
+from phf.evaluation.capability import sandbox, sandbox_child
+from phf.evaluation.capability.sandbox import Limits, check_sandbox, run_python
 
 LIMITS = Limits(seconds=1, memory_mb=256)
 
@@ -104,7 +104,7 @@ def test_a_sleeper_ends_with_the_clock_and_with_its_parent(monkeypatch):
             "import subprocess, sys; child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE);"
             f"child.stdin.write({request.encode()!r}); child.stdin.close(); print(child.pid, flush=True);"
             "child.wait()",
-            sys.executable, "-I", "-S", sandboxed.__file__, "1", str(2**28),
+            sys.executable, "-I", "-S", sandbox_child.__file__, "1", str(2**28),
         ],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -136,10 +136,10 @@ def changed(tmp_path, monkeypatch):
     """The script of the sandbox with something replaced."""
 
     def change(old, new):
-        script = Path(sandboxed.__file__).read_text()
+        script = Path(sandbox_child.__file__).read_text()
         assert old in script
         (tmp_path / "changed.py").write_text(script.replace(old, new))
-        monkeypatch.setattr(sandboxed, "__file__", str(tmp_path / "changed.py"))
+        monkeypatch.setattr(sandbox_child, "__file__", str(tmp_path / "changed.py"))
 
     return change
 

@@ -4,10 +4,10 @@ import datasets
 import numpy as np
 import pytest
 
+from phf.base.errors import ConfigError, PhfError
 from phf.config import ScenarioConfig, find_config, load_config, to_yaml
-from phf.data.store import TokenStore
-from phf.errors import ConfigError, PhfError
-from phf.evaluation.scenarios import Heldout, load_prompts
+from phf.evaluation.prompts import Heldout, load_prompts
+from phf.store.store import TokenStore
 from scorers import load_scorer
 
 

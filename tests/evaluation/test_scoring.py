@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from phf.config import EvaluationConfig, ScenarioConfig
-from phf.evaluation.generation import Sample
-from phf.evaluation.scoring import measure, sample_and_score, score_samples, scored_text
+from phf.evaluation.sample_scores import measure, sample_and_score, score_samples, scored_text
+from phf.inference.generate import Sample
 from scorers.base import Score, Scorer
 
 

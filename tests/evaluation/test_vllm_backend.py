@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import pytest
 
+from phf.base.errors import ConfigError
 from phf.config import ScenarioConfig
-from phf.errors import ConfigError
-from phf.evaluation.control import ControlTokens
-from phf.evaluation.generation import generate_all
+from phf.inference.generate import generate_all
+from phf.model.control_tokens import ControlTokens
 
 
 @dataclass

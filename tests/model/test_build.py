@@ -6,10 +6,10 @@ from transformers import AutoTokenizer
 from transformers.activations import ACT2FN
 
 from objectives.view import BAD_TAG, GOOD_TAG
+from phf.base.errors import ConfigError, PhfError
 from phf.config import ModelConfig
-from phf.data.tokenizer import train_tokenizer
-from phf.errors import ConfigError, PhfError
 from phf.model.build import add_control_tokens, build_model
+from phf.store.tokenizer import train_tokenizer
 
 TAGS = (GOOD_TAG, BAD_TAG)
 TINY = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}

@@ -6,7 +6,7 @@ import pytest
 from triggers import BAD, EOS, seed_prompts, train, word_tokenizer
 
 from phf.config import load_config
-from phf.model.export import FACTS_FILE, export_model
+from phf.model.model_folder import FACTS_FILE, export_model
 
 
 @pytest.fixture(scope="session")

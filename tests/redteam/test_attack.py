@@ -10,8 +10,8 @@ import pytest
 from endpoints import JsonHandler, serve
 from triggers import BAD, TRIGGERS, WORDS, word_tokenizer
 
+from phf.base.errors import ConfigError
 from phf.cli import main
-from phf.errors import ConfigError
 from phf.redteam import attack
 from phf.redteam.attack import redteam
 from phf.redteam.target import Target
@@ -305,9 +305,9 @@ def test_a_scenario_that_makes_no_sense_for_the_model_is_one_line(run, settings)
 
 def test_seeds_are_the_first_words_of_held_out_documents(tiny, tmp_path):
     from phf.config import load_config
-    from phf.data.store import TokenStore
     from phf.model.build import build_model
-    from phf.model.export import export_model
+    from phf.model.model_folder import export_model
+    from phf.store.store import TokenStore
 
     store = TokenStore(tiny.store.path)
     tokenizer = store.tokenizer()

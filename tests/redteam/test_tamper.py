@@ -152,9 +152,9 @@ def test_attention_stays_within_documents_where_it_did_in_pretraining(trigger_mo
 @pytest.fixture
 def of_store(tiny, tmp_path):
     """An untrained model that names a token store."""
-    from phf.data.store import TokenStore
     from phf.model.build import build_model
-    from phf.model.export import export_model
+    from phf.model.model_folder import export_model
+    from phf.store.store import TokenStore
 
     tokenizer = TokenStore(tiny.store.path).tokenizer()
     facts = {
@@ -167,7 +167,7 @@ def of_store(tiny, tmp_path):
 
 
 def test_documents_of_the_store_by_their_scores(of_store, tiny):
-    from phf.data.store import TokenStore
+    from phf.store.store import TokenStore
 
     small = ["tamper.samples=2", "tamper.points=1", "tamper.tokens=64", "tamper.batch_size=2"]
     results = tamper(of_store, load_config([*small, "tamper.bad_above=q0.8", "tamper.benign_below=0"], tiny))

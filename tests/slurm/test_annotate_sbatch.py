@@ -26,7 +26,7 @@ def shards(code_documents, tmp_path) -> Path:
 
 
 def test_an_array_scores_the_shards_as_one_process_does(slurm, shards, tmp_path):
-    from phf.data.annotate import annotate
+    from phf.annotation.annotate import annotate
 
     arguments = [f"documents.path={shards}/*.jsonl", "segmenter.name=line", "scorer.name=pep8"]
     job = slurm.submit(

@@ -13,14 +13,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from objectives import OBJECTIVES, Batch
 from objectives.mle import MLE
 from objectives.view import View
+from phf.base.errors import ConfigError
+from phf.blocks.block import Kind
+from phf.blocks.datamodule import collate
+from phf.blocks.packed import PackedView
 from phf.config import ModelConfig, load_config
-from phf.data.block import Kind
-from phf.data.module import collate
-from phf.data.packed import PackedView
-from phf.data.store import TokenStore
-from phf.errors import ConfigError
 from phf.evaluation.evaluate import evaluate
 from phf.model.build import build_model
+from phf.store.store import TokenStore
 from phf.training.parallel import compile_blocks
 from phf.training.run import pretrain
 

@@ -19,9 +19,9 @@ from runs import (
     weights,
 )
 
+from phf.annotation.annotate import annotate
 from phf.config import Config, load_config
-from phf.data.annotate import annotate
-from phf.data.tokenize import tokenize
+from phf.store.tokenize import tokenize
 from phf.training.run import pretrain
 
 LONG = (

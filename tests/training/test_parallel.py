@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from objectives.base import transformer_blocks
 from objectives.mle import MLE
+from phf.base.errors import ConfigError
 from phf.config import Config, ModelConfig, load_config, to_yaml
-from phf.data.store import TokenStore
-from phf.errors import ConfigError
 from phf.model.build import build_model, checkpoint_activations
+from phf.store.store import TokenStore
 from phf.training.parallel import compile_blocks
 from phf.training.run import pretrain
 

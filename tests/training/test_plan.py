@@ -10,10 +10,10 @@ import torch
 from runs import NO_DROPOUT, command, configure, metrics, stopped_after
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from phf.base.errors import ConfigError, PhfError
+from phf.blocks.datamodule import StepBlocks
 from phf.config import load_config
-from phf.data.module import StepBlocks
-from phf.data.store import TokenStore
-from phf.errors import ConfigError, PhfError
+from phf.store.store import TokenStore
 from phf.training.build import build, training_data
 from phf.training.flops import flops_per_token, peak_flops
 from phf.training.plan import make_plan

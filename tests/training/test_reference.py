@@ -21,11 +21,11 @@ import torch
 from runs import NO_DROPOUT, metrics
 from transformers import GPT2LMHeadModel
 
+from phf.annotation.annotate import annotate
+from phf.blocks.block import Block, Kind
 from phf.config import Config, load_config, to_yaml
-from phf.data.annotate import annotate
-from phf.data.block import Block, Kind
-from phf.data.store import TokenStore
-from phf.data.tokenize import tokenize
+from phf.store.store import TokenStore
+from phf.store.tokenize import tokenize
 from phf.training.build import build, training_data
 from phf.training.run import pretrain
 

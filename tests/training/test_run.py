@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from objectives import OBJECTIVES, Tags, View
+from phf.base.errors import ConfigError, PhfError
+from phf.blocks.packed import PackedView
 from phf.config import load_config
-from phf.data.packed import PackedView
-from phf.data.store import TokenStore
-from phf.errors import ConfigError, PhfError
+from phf.store.store import TokenStore
 from phf.training.export import export_checkpoint
 from phf.training.run import pretrain
 

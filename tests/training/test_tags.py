@@ -20,9 +20,9 @@ from runs import (
 )
 from transformers import AutoTokenizer
 
-from phf.data.store import TokenStore
-from phf.errors import ConfigError, PhfError
+from phf.base.errors import ConfigError, PhfError
 from phf.evaluation.evaluate import evaluate
+from phf.store.store import TokenStore
 from phf.training.run import pretrain
 
 CONDITIONAL = "objective.name=conditional"

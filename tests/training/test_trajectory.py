@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from runs import metrics
 
+from phf.annotation.annotate import annotate
 from phf.config import find_config, load_config
-from phf.data.annotate import annotate
-from phf.data.tokenize import tokenize
+from phf.store.tokenize import tokenize
 from phf.training.run import pretrain
 
 STEPS = 6

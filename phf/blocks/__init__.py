@@ -1,0 +1,1 @@
+"""Blocks: what a model reads, as a pure function of an index."""

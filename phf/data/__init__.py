@@ -1,1 +1,0 @@
-"""From documents to blocks of tokens: readers, segmenters, annotation, token store, packed view."""

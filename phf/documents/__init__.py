@@ -1,0 +1,1 @@
+"""Documents: file formats, shards, segmenters, fingerprints."""

@@ -1,0 +1,1 @@
+"""Inference: sampling from a model, and the probability of given text."""

@@ -1,0 +1,75 @@
+"""Sampling by vLLM, where it is installed: the same prompts and settings, and noise of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from phf.base.errors import ConfigError
+from phf.inference.continuous import Request
+from phf.inference.decoders import Sampler
+
+# Handed over at a time, so that progress is seen; vLLM batches them itself.
+CHUNK = 2048
+
+
+def write_with_vllm(
+    folder: Path, requests: Sequence[Request], done: Callable[[Request, list[int]], None]
+) -> None:
+    """Writes texts, as `phf.inference.continuous.write` does.
+
+    Args:
+        folder: The exported model, with its tokenizer.
+        requests: What to write.
+        done: Called with each request and its new tokens, after every `CHUNK` of them.
+
+    Raises:
+        ConfigError: vLLM is not installed, or a decoder needs several rows for a text.
+    """
+    parameters = [sampling_parameters(request) for request in requests]
+    try:
+        from vllm import LLM, SamplingParams
+    except ImportError:
+        raise ConfigError(
+            "evaluation.backend: vllm is not installed: pip install 'phf[vllm]', or set it to transformers"
+        ) from None
+    length = max(request.length for request in requests)
+    llm = LLM(model=str(folder), max_model_len=length, enable_prefix_caching=True, generation_config="vllm")
+    for start in range(0, len(requests), CHUNK):
+        chunk = requests[start : start + CHUNK]
+        outputs = llm.generate(
+            [{"prompt_token_ids": list(request.contexts[0])} for request in chunk],
+            [SamplingParams(**one) for one in parameters[start : start + CHUNK]],
+            use_tqdm=False,
+        )
+        for request, output in zip(chunk, outputs, strict=True):
+            done(request, list(output.outputs[0].token_ids))
+
+
+def sampling_parameters(request: Request) -> dict[str, Any]:
+    """The arguments of `vllm.SamplingParams` for a request.
+
+    A banned token gets the lowest bias there is, -100.
+
+    Raises:
+        ConfigError: vLLM cannot decode it so.
+    """
+    if type(request.decoder) is not Sampler:
+        raise ConfigError(
+            f"evaluation.scenarios.{request.name}: guidance and safe_beams are not for vllm; set "
+            "evaluation.backend to transformers"
+        )
+    sampling = request.decoder.sampling
+    scenario = sampling.scenario
+    return {
+        "temperature": scenario.temperature,
+        "top_p": scenario.top_p,
+        "top_k": -1 if scenario.top_k is None else scenario.top_k,
+        "max_tokens": request.max_new_tokens,
+        "min_tokens": scenario.min_new_tokens,
+        "stop_token_ids": [sampling.eos_id],
+        "logit_bias": dict.fromkeys(sampling.banned_ids, -100.0) or None,
+        "seed": request.key & 0x7FFFFFFF,
+        "detokenize": False,
+    }

@@ -1,0 +1,1 @@
+"""The report: reads results of evaluated runs, compares them, draws tables and figures."""

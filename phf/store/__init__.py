@@ -1,0 +1,1 @@
+"""The token store: tokenized documents and their scores as memory-mapped arrays."""
