@@ -15,6 +15,8 @@ from hypothesis import settings
 
 from phf.config import Config, load_config
 
+pytest_plugins = ("support.told", "support.tiny_models")
+
 # How long an example takes is the machine's affair.
 settings.register_profile("phf", deadline=None)
 settings.load_profile("phf")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from triggers import BAD, EOS, seed_prompts, train, word_tokenizer
+from support.triggers import BAD, EOS, seed_prompts, train, word_tokenizer
 
 from phf.config import load_config
 from phf.model.model_folder import FACTS_FILE, export_model

@@ -7,8 +7,8 @@ from zlib import crc32
 
 import pyarrow.parquet as pq
 import pytest
-from endpoints import JsonHandler, serve
-from triggers import BAD, TRIGGERS, WORDS, word_tokenizer
+from support.endpoints import JsonHandler, serve
+from support.triggers import BAD, TRIGGERS, WORDS, word_tokenizer
 
 from phf.base.errors import ConfigError
 from phf.cli import main

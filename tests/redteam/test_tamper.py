@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from triggers import BAD, WORDS
+from support.triggers import BAD, WORDS
 
 from objectives import Optimization
 from phf.cli import main

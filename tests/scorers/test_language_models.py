@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from endpoints import JsonHandler, serve
+from support.endpoints import JsonHandler, serve
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from runs import can_compile
+from support.runs import can_compile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from objectives import OBJECTIVES, Batch

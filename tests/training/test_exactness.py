@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from runs import (
+from support.runs import (
     NO_DROPOUT,
     assert_equal_to_rounding,
     assert_same,

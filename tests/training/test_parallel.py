@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import can_compile
 from safetensors.torch import load_file
+from support.runs import can_compile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from objectives.base import transformer_blocks

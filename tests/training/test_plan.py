@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import NO_DROPOUT, command, configure, metrics, stopped_after
+from support.runs import NO_DROPOUT, command, configure, metrics, stopped_after
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from phf.base.errors import ConfigError, PhfError

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import NO_DROPOUT, metrics
+from support.runs import NO_DROPOUT, metrics
 from transformers import GPT2LMHeadModel
 
 from phf.annotation.annotate import annotate

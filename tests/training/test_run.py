@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from runs import NO_DROPOUT, assert_same, can_compile, configure, metrics, watch, weights
 from safetensors.torch import load_file
+from support.runs import NO_DROPOUT, assert_same, can_compile, configure, metrics, watch, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from objectives import OBJECTIVES, Tags, View

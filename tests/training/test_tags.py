@@ -6,7 +6,7 @@ from itertools import pairwise
 import pyarrow.parquet as pq
 import pytest
 import torch
-from runs import (
+from support.runs import (
     NO_DROPOUT,
     assert_same,
     assert_same_losses,

@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from runs import metrics
+from support.runs import metrics
 
 from phf.annotation.annotate import annotate
 from phf.config import find_config, load_config

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import assert_equal, documents, make_split, packed_view, shown, tag_ids, tags
+from support.streams import assert_equal, documents, make_split, packed_view, shown, tag_ids, tags
 
 from objectives.view import View
 from phf.blocks import packed

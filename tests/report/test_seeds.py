@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
-from evaluated import write_config, write_results, write_run, write_seeds
 from scipy import stats
+from support.evaluated import write_config, write_results, write_run, write_seeds
 
 from phf.base.errors import PhfError
 from phf.report.read_runs import lookup, read_runs

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import (
+from support.streams import (
     BAD,
     EOS,
     FIRST,

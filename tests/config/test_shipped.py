@@ -10,7 +10,7 @@ import torch
 
 from phf.config import Config, load_config
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 TASKS = ["toxicity", "pii", "pep8"]
 OBJECTIVES = ["mle", "filtering", "conditional", "unlikelihood", "rwr", "awr"]  # of the paper
 PAPER_RUNS = [

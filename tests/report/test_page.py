@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from evaluated import rewrite_samples, write_attacks, write_run, write_seeds
+from support.evaluated import rewrite_samples, write_attacks, write_run, write_seeds
 
 from phf.report.report import report
 from phf.report.side_by_side import MAX_ROWS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from endpoints import JsonHandler, serve
+from support.endpoints import JsonHandler, serve
 from transformers import PreTrainedTokenizerFast
 
 from phf.base.errors import ConfigError, PhfError

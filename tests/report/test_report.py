@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluated import (
+from rich.console import Console
+from support.evaluated import (
     rewrite_samples,
     write_attacks,
     write_results,
@@ -17,7 +18,6 @@ from evaluated import (
     write_seeds,
     write_two_runs,
 )
-from rich.console import Console
 
 from phf.base.errors import PhfError
 from phf.report.cells import amount, change, duration, interval, number

@@ -3,7 +3,7 @@ import io
 
 import numpy as np
 import pytest
-from evaluated import write_attacks, write_results, write_run, write_seeds
+from support.evaluated import write_attacks, write_results, write_run, write_seeds
 
 from phf.report.charts import make_charts, pareto_front
 from phf.report.curves import mean_curve
