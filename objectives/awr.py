@@ -1,36 +1,47 @@
-"""Advantage-weighted regression: learn the tokens that are better than the model expected."""
+"""Implements advantage-weighted regression: weights tokens by how much better they are than expected."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from objectives.rwr import RWR
+from objectives.rwr import RWR, RWROptions
+
+
+@dataclass
+class AWROptions(RWROptions):
+    """Options of `AWR`."""
+
+    alpha: float = 0.5
+    """Weight of the policy loss. The value loss has weight 1 - alpha."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must lie in [0, 1], not {self.alpha}")
 
 
 class AWR(RWR):
-    """`alpha (-w log p) + (1 - alpha) (R - V)^2` with `w = min(exp((R - V) / beta), max_weight)`.
+    """Weights the loss of each token by how much better it is than expected (Korbak et al. 2023, section 2).
 
-    `V = -sigmoid(w . h)` is predicted from the hidden state before the token, by a head without bias
-    that starts at zero; no gradient flows through the weight (Korbak et al. 2023, section 2). V lies in
-    [-1, 0], and so fits rewards that do: raw scores in [0, 1], or percentiles.
+    The loss of a token is `alpha (-w log p) + (1 - alpha) (R - V)^2` with
+    `w = min(exp((R - V) / beta), max_weight)`. No gradient flows through the weight w.
 
-    Args:
-        model: The language model.
-        alpha: Weight of the policy loss; the value loss has the rest.
-        **options: See `RWR`.
+    The value `V = -sigmoid(v . h)` is predicted from the hidden state h before the token. Its head v has no
+    bias and starts at zero. V lies in [-1, 0], so it can only fit rewards in that range: those of raw scores
+    in [0, 1], or percentiles.
     """
 
     name = "awr"
+    Options = AWROptions
+    options: AWROptions
 
-    def __init__(self, model: PreTrainedModel, *, alpha: float = 0.5, **options: Any):
-        super().__init__(model, **options)
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
-        self.alpha = alpha
+    def __init__(self, model: PreTrainedModel, options: Any = None, **engine: Any):
+        super().__init__(model, options, **engine)
         self.value_head = nn.Linear(model.config.get_text_config().hidden_size, 1, bias=False)
         nn.init.zeros_(self.value_head.weight)
 
@@ -39,6 +50,7 @@ class AWR(RWR):
             return -self.value_head(hidden.to(self.value_head.weight.dtype)).float().sigmoid()[..., 0]
 
     def token_loss(self, logp: Tensor, score: Tensor, value: Tensor) -> Tensor:
+        alpha = self.options.alpha
         advantage = self.reward(score) - value
         policy = -self.weight(advantage.detach()) * logp
-        return self.alpha * policy + (1 - self.alpha) * advantage.square()
+        return alpha * policy + (1 - alpha) * advantage.square()

@@ -1,57 +1,62 @@
-"""Conditional training: the model learns what good and bad text look like, and is asked for the good."""
+"""Implements conditional training, which puts a good or bad tag before each segment."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from objectives.engine import Needs
 from objectives.mle import MLE
 from objectives.view import Tags, View
 
 
-class Conditional(MLE):
-    """MLE over text with a control token before each segment (Korbak et al. 2023, section 2).
+@dataclass
+class ConditionalOptions:
+    """Options of `Conditional`."""
 
-    Args:
-        model: The language model; its vocabulary has the control tokens.
-        threshold: A segment with at most this score gets the best tag.
-        further_thresholds: Ascending; one tag more for each (Lu et al. 2022, arXiv 2205.13636).
-        drop_rate: Share of the segments that get no tag.
-        tag_loss: Whether tags are learned, or only read (Gao et al. 2025, arXiv 2501.01956).
-        tag_texts: Ordinary text instead of control tokens, for each tag from the best to the worst.
-        **engine: See `Objective`.
+    drop_rate: float = 0.01
+    """Share of the segments that get no tag."""
+    tag_loss: bool = True
+    """Whether the model learns to predict tags, or only reads them (Gao et al. 2025, arXiv 2501.01956)."""
+    tag_texts: list[str] | None = None
+    """Ordinary text to use instead of control tokens: one text for each tag, from the best to the worst. All
+    texts must have the same number of tokens."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_rate <= 1:
+            raise ValueError(f"drop_rate must lie in [0, 1], not {self.drop_rate}")
+
+
+class Conditional(MLE):
+    """MLE on text with a control token before each segment (Korbak et al. 2023, section 2).
+
+    A segment whose score is at most the first threshold gets the best tag. Each further threshold adds one
+    tag (Lu et al. 2022, arXiv 2205.13636).
     """
 
     name = "conditional"
-    threshold: float
+    Options = ConditionalOptions
+    options: ConditionalOptions
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        *,
-        threshold: float,
-        further_thresholds: Sequence[float] = (),
-        drop_rate: float = 0.01,
-        tag_loss: bool = True,
-        tag_texts: Sequence[str] | None = None,
-        **engine: Any,
-    ):
-        super().__init__(model, threshold=threshold, **engine)
-        thresholds = (threshold, *further_thresholds)
-        texts = None if tag_texts is None else tuple(tag_texts)
-        if any(low >= high for low, high in pairwise(thresholds)):
-            raise ValueError(f"thresholds must ascend, not {', '.join(f'{x:g}' for x in thresholds)}")
-        if not 0 <= drop_rate <= 1:
-            raise ValueError(f"drop_rate must lie in [0, 1], not {drop_rate}")
-        if texts is not None and not len(thresholds) + 1 == len(texts) == len(set(texts)):
+    @classmethod
+    def needs(cls, options: Any) -> Needs:
+        return Needs(threshold="segments", levels=True)
+
+    def __init__(self, model: PreTrainedModel, options: Any = None, **engine: Any):
+        super().__init__(model, options, **engine)
+        texts = self.options.tag_texts
+        if any(low >= high for low, high in pairwise(self.thresholds)):
+            raise ValueError(f"thresholds must ascend, not {', '.join(f'{x:g}' for x in self.thresholds)}")
+        if texts is not None and not len(self.thresholds) + 1 == len(texts) == len(set(texts)):
             raise ValueError(
-                f"tag_texts must be {len(thresholds) + 1} different texts, from the best tag to the worst, "
-                f"not {list(texts)}"
+                f"tag_texts must be {len(self.thresholds) + 1} different texts, from the best tag to the "
+                f"worst, not {list(texts)}"
             )
-        self._view = View(tags=Tags(thresholds, drop_rate, texts, tag_loss))
 
     def view(self) -> View:
-        return self._view
+        options = self.options
+        texts = None if options.tag_texts is None else tuple(options.tag_texts)
+        return View(tags=Tags(self.thresholds, options.drop_rate, texts, options.tag_loss))

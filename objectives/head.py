@@ -1,26 +1,27 @@
-"""The output head fused with the token loss: the gradient without the tokens x vocabulary matrix.
+"""Computes the output head fused with the token loss, without the matrix of tokens x vocabulary.
 
-An objective is an elementwise function of the log-probability of the token that is predicted (and of its
-score, and of a predicted value). So the gradient of the loss with respect to the logits of a few tokens is
-known as soon as their log-probabilities are. `fused_head` walks the tokens in chunks:
+The loss of a token is an elementwise function of the log-probability of the predicted token, its score, and a
+predicted value. Therefore the gradient with respect to the logits of a few tokens is known as soon as their
+log-probabilities are known. `fused_head` processes the tokens in chunks:
 
-1. `logits_CV = hidden_CD @ weight_VD.T` in the compute type (bf16 under autocast), then in float32 in a
-   buffer that all chunks share;
-2. log-probability of each label, from the same buffer, in place: it now holds `exp(logits - max)`;
-3. the token loss and its slope `c = d loss / d logp`, by autograd on the chunk's log-probabilities alone;
-4. `d loss / d logits = c (onehot - softmax)`, in place in the same buffer;
-5. the chunk's gradient of the hidden states, and its share of the weight's; the buffer is used again.
+1. Compute `logits_CV = hidden_CD @ weight_VD.T` in the compute type (bf16 under autocast), and copy it into
+   a float32 buffer that all chunks share.
+2. Compute the log-probability of each label in place. The buffer then holds `exp(logits - max)`.
+3. Compute the token loss and its slope `c = d loss / d logp`, by autograd on the chunk's log-probabilities
+   alone.
+4. Compute `d loss / d logits = c (onehot - softmax)` in place in the same buffer.
+5. Compute the gradient of the chunk's hidden states, and add the chunk's part to the gradient of the weight.
 
-These are the three matrix products of the plain head, none twice, with the memory of one chunk.
+This takes the three matrix products of the plain head, each computed once, with the memory of one chunk.
 
-*Reduction.* The function returns a sum. Dividing by a count is the caller's, so that the slopes stay of
-order 1 in low precision: the factor enters in `backward`, in float32.
+*Reduction.* The function returns a sum; the caller divides by a count. The slopes thus stay of order 1 in low
+precision: the factor enters in `backward`, in float32.
 
-*Autocast.* The weight is cast once a call, not once a chunk. Log-probabilities are float32 always.
+*Autocast.* The weight is cast once per call, not once per chunk. Log-probabilities are always float32.
 
-*Tied weights.* The head's share of the gradient is added to the embedding's by autograd, as usual.
+*Tied weights.* Autograd adds the head's part of the gradient to the embedding's, as usual.
 
-Shapes: N tokens, C tokens of a chunk, D width, V vocabulary.
+Shapes: N tokens, C tokens of a chunk, D width, V vocabulary, S sequences.
 """
 
 from __future__ import annotations
@@ -52,22 +53,22 @@ def fused_head(
     bias_V: Tensor | None = None,
     chunk_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the token losses, with gradients for hidden states, weight, bias and value.
+    """Computes the sum of the token losses, with gradients for hidden states, weight, bias and value.
 
     Args:
-        hidden_ND: Last hidden states, at the positions that predict.
+        hidden_ND: Last hidden states at the predicting positions.
         weight_VD: Weight of the output embedding.
         labels_N: Token to predict at each position, int64.
-        token_loss: The objective.
-        score_N: Score of the token that is predicted, float32.
-        value_N: Value predicted at the position, float32; anything for objectives without one.
+        token_loss: The loss of each token.
+        score_N: Score of the predicted token, float32.
+        value_N: Value predicted at the position, float32. Objectives without a value ignore it.
         mask_N: True where the token counts.
         bias_V: Bias of the output embedding, if it has one.
-        chunk_tokens: Tokens at a time; by default see `chunk_size`.
+        chunk_tokens: Tokens in a chunk; by default `chunk_size` decides.
 
     Returns:
         The sum over the tokens that count, a float32 scalar, and the log-probability of every label,
-        float32 of shape N and without gradient.
+        float32 [N] without gradient.
     """
     if chunk_tokens is None:
         chunk_tokens = chunk_size(weight_VD.shape[0], hidden_ND.device)
@@ -79,13 +80,13 @@ def fused_head(
 
 
 def chunk_size(vocabulary: int, device: torch.device) -> int:
-    """Tokens of a chunk, so that its float32 logits have the memory that they may take.
+    """Returns the number of tokens in a chunk, so that the chunk's float32 logits fit into a memory limit.
 
-    Every chunk reads and writes the whole gradient of the weight, whatever its size: a few tokens make
-    that, and not the matrix products, the work. On a CPU some hundred are enough (128 and 512 of
-    GPT-2's vocabulary take the same time, to 2 %), and 64 MiB is little beside a model. A GPU computes many
-    times more for each byte that it moves, so that it takes thousands: a sixty-fourth of its memory, as
-    an estimate (1.25 GiB of 80 GiB: 6700 tokens of GPT-2's vocabulary).
+    Every chunk reads and writes the whole gradient of the weight. With few tokens in a chunk, this traffic
+    takes longer than the matrix products. On a CPU a few hundred tokens suffice (chunks of 128 and 512 tokens
+    take the same time within 2 %, with GPT-2's vocabulary), and the limit of 64 MiB is small beside a model.
+    A GPU computes many times more for each byte that it moves, so it needs thousands of tokens. Its limit is
+    an estimate, 1/64 of its memory (1.25 GiB of 80 GiB: 6700 tokens with GPT-2's vocabulary).
     """
     memory: float = CPU_CHUNK_BYTES
     if device.type == "cuda":
@@ -104,11 +105,66 @@ def plain_head(
     mask_N: Tensor,
     bias_V: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The same as `fused_head`, through the whole matrix of logits: the reference."""
+    """Computes the same as `fused_head` with the whole matrix of logits; the reference implementation."""
     logits_NV = F.linear(hidden_ND, weight_VD, bias_V).float()
     logp_N = logits_NV.log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
     loss_N = token_loss(logp_N, score_N, value_N)
     return loss_N.where(mask_N, 0).sum(), logp_N.detach()
+
+
+def sequence_head(
+    head: Callable[..., tuple[Tensor, Tensor]],
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    labels_N: Tensor,
+    sequence_loss: Callable[[Tensor], Tensor],
+    *,
+    sequence_N: Tensor,
+    num_sequences: int,
+    mask_N: Tensor,
+    bias_V: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Computes a loss on the log-probabilities of sequences, without the whole matrix of logits.
+
+    The head runs twice over the tokens. The first pass computes the log-probability of every token, and from
+    these the log-probability of every sequence. The loss has the same slope in the log-probability of a
+    sequence and in the log-probability of each of its tokens. Therefore the second pass, with the token loss
+    `slope * logp`, has the gradients of the loss.
+
+    Args:
+        head: `fused_head` or `plain_head`.
+        hidden_ND: Last hidden states at the predicting positions.
+        weight_VD: Weight of the output embedding.
+        labels_N: Token to predict at each position, int64.
+        sequence_loss: Maps the log-probability of each sequence, float64 [S], to a scalar.
+        sequence_N: Number of the sequence that contains each token; -1 for none.
+        num_sequences: S.
+        mask_N: True where the token counts.
+        bias_V: Bias of the output embedding, if it has one.
+
+    Returns:
+        The loss, a float32 scalar, and the log-probability of every label, float32 [N] without gradient.
+    """
+    counts_N = mask_N & (sequence_N >= 0)
+    owner_N = sequence_N.clamp(min=0)
+    nothing_N = torch.zeros_like(labels_N, dtype=torch.float32)
+
+    def walk(token_loss: TokenLoss, slope_N: Tensor) -> tuple[Tensor, Tensor]:
+        return head(
+            hidden_ND, weight_VD, labels_N, token_loss,
+            score_N=slope_N, value_N=nothing_N, mask_N=counts_N, bias_V=bias_V,
+        )  # fmt: skip
+
+    with torch.no_grad():
+        _, logp_N = walk(lambda logp, slope, value: slope * logp, nothing_N)
+        zero_S = torch.zeros(num_sequences, dtype=torch.float64, device=logp_N.device)
+        logp_S = zero_S.index_add(0, owner_N, logp_N.double().where(counts_N, 0))
+    with torch.enable_grad():
+        loss = sequence_loss(logp_S.requires_grad_())
+        (slope_S,) = torch.autograd.grad(loss, logp_S)
+    surrogate, _ = walk(lambda logp, slope, value: slope * logp, slope_S[owner_N].float())
+    # This has the value of the loss and the gradients of the surrogate.
+    return loss.detach().float() + (surrogate - surrogate.detach()), logp_N
 
 
 class _FusedHead(torch.autograd.Function):
@@ -128,7 +184,8 @@ class _FusedHead(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        # `needs_input_grad` knows nothing of `no_grad`, and in here gradients are disabled always.
+        # `needs_input_grad` ignores `no_grad`, and gradients are always disabled inside `forward`. So the
+        # caller passes whether gradients are enabled.
         needs_hidden, needs_weight, needs_bias, needs_value = (
             needed and grad_enabled for needed in ctx.needs_input_grad[:4]
         )
@@ -143,7 +200,8 @@ class _FusedHead(torch.autograd.Function):
             )
             grad_value = torch.zeros_like(value_N) if needs_value else None
 
-            # What a matrix product writes to, in the compute type; in float32 that is the buffer itself.
+            # Matrix products write to `whole_product`, in the compute type. In float32 they write to the
+            # buffer itself.
             shape = min(chunk_tokens, len(labels_N)), len(weight)
             whole_buffer = torch.empty(shape, dtype=torch.float32, device=weight.device)
             whole_product = torch.empty_like(whole_buffer, dtype=dtype) if dtype != torch.float32 else None
@@ -185,7 +243,7 @@ class _FusedHead(torch.autograd.Function):
                     else:
                         grad_weight += torch.mm(grad_logits.T, hidden, out=weight_product)
 
-        # Plain attributes, not saved tensors: backward scales them in place.
+        # These are plain attributes and not saved tensors, because `backward` scales them in place.
         ctx.gradients = grad_hidden, grad_weight, grad_bias, grad_value
         ctx.dtypes = hidden_ND.dtype, weight_VD.dtype
         ctx.mark_non_differentiable(logp_N)
@@ -215,7 +273,7 @@ class _FusedHead(torch.autograd.Function):
 def _slopes(
     token_loss: TokenLoss, logp: Tensor, score: Tensor, value: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of the losses of the tokens that count, and the loss's slopes in log-probability and value."""
+    """Returns the summed loss of the tokens that count, and its slopes in log-probability and value."""
     with torch.enable_grad():
         logp = logp.detach().requires_grad_()
         value = value.detach().requires_grad_()

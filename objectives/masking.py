@@ -1,31 +1,28 @@
-"""Masking: bad segments are read, as context of the others, and not learned."""
+"""Implements masking: bad segments are read as context, and not learned."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from objectives.base import Objective
+from objectives.engine import Needs
+from objectives.token import TokenObjective
 
 
-class Masking(Objective):
-    """`-log p` up to the threshold, nothing above it: filtering by the segment (arXiv 2601.21571).
+class Masking(TokenObjective):
+    """`-log p` for scores up to the threshold, 0 above it: filtering by segment (arXiv 2601.21571).
 
-    The loss is divided by the number of all tokens, so that a batch with few good ones does not weigh more.
-
-    Args:
-        model: The language model.
-        threshold: A token of a segment with at most this score is learned.
-        **engine: See `Objective`.
+    The loss is divided by the number of all tokens. Otherwise a batch with few good tokens would give each of
+    them a larger weight.
     """
 
     name = "masking"
     threshold: float
 
-    def __init__(self, model: PreTrainedModel, *, threshold: float, **engine: Any):
-        super().__init__(model, threshold=threshold, **engine)
+    @classmethod
+    def needs(cls, options: Any) -> Needs:
+        return Needs(threshold="segments")
 
     def token_loss(self, logp: Tensor, score: Tensor, value: Tensor) -> Tensor:
         return (-logp).where(score <= self.threshold, 0.0)

@@ -1,4 +1,4 @@
-"""How weights are updated: AdamW, its groups, and the course of the learning rate."""
+"""Defines how weights are updated: AdamW, its parameter groups, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHAPES: dict[str, Callable[[float], float]] = {
     "sqrt": lambda done: 1 - math.sqrt(done),
     "square": lambda done: (1 - done) ** 2,
 }
-"""What is left of the learning rate's height when this share of its fall is done."""
+"""Functions from the completed share of the fall to the remaining share of the learning rate's height."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,19 @@ class Optimization:
 
     Attributes:
         total_steps: Optimizer steps of the run.
-        learning_rate: Peak.
-        schedule: What follows the warm-up: a `linear` or `cosine` fall over all the steps that are left,
-            `wsd` (level, then a fall over the last `decay_steps`), or `constant`.
+        learning_rate: Peak learning rate.
+        schedule: The learning rate after the warm-up: a `linear` or `cosine` fall over all remaining steps,
+            `wsd` (constant, then a fall over the last `decay_steps`), or `constant`.
         warmup_steps: Steps in which the learning rate rises from 0 to its peak.
-        decay_steps: See `wsd`.
-        decay_shape: The fall of `wsd`, of which x is done: `linear` 1 - x, `cosine`, `sqrt` 1 - sqrt(x) (the
-            best of those in Hägele et al. 2024, arXiv 2405.18392), or `square` (1 - x)^2.
-        minimum: Where the schedule ends, as a share of the peak.
-        weight_decay: On matrices; never on biases and norms.
-        decay_embeddings: Whether the weight decay is on embeddings too (and on a head that is tied to them).
-        betas: AdamW's.
-        gradient_clip: Largest norm of the gradient; `None` for no limit.
+        decay_steps: Steps of the fall of `wsd`.
+        decay_shape: The shape of the fall of `wsd`. After a share x of the fall, `linear` leaves 1 - x,
+            `sqrt` leaves 1 - sqrt(x) (the best shape in Hägele et al. 2024, arXiv 2405.18392), and `square`
+            leaves (1 - x)^2. The other choice is `cosine`.
+        minimum: The learning rate at the end of the schedule, as a share of the peak.
+        weight_decay: Weight decay of matrices; biases and norms have none.
+        decay_embeddings: Whether weight decay also applies to embeddings (and to a head tied to them).
+        betas: AdamW's betas.
+        gradient_clip: Maximum norm of the gradient; `None` for no limit.
     """
 
     total_steps: int
@@ -52,7 +53,7 @@ class Optimization:
     gradient_clip: float | None = 1.0
 
     def factor(self, step: int) -> float:
-        """Learning rate of a step (the first is 0), as a share of the peak."""
+        """Returns the learning rate of a step (counted from 0), as a share of the peak."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":
@@ -63,7 +64,7 @@ class Optimization:
         return self.minimum + (1 - self.minimum) * shape(done)
 
     def build(self, module: nn.Module, *, fused: bool) -> torch.optim.AdamW:
-        """The optimizer of a module's parameters; a shared parameter is updated once."""
+        """Builds the optimizer of a module's parameters. A shared parameter is updated once."""
         embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
 
         def decays(parameter: nn.Parameter) -> bool:

@@ -1,4 +1,4 @@
-"""Rewards from scores: minus the score, on a scale that the exponential weights can tell apart."""
+"""Converts scores into rewards: minus the score, on a scale that suits exponential weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Scaling = Literal["raw", "zscore", "percentile"]
 
 @dataclass(frozen=True)
 class ScoreStatistics:
-    """How the scores of a corpus are spread, counted in segments.
+    """The distribution of a corpus's scores, with one score for each segment.
 
     Attributes:
         mean: Mean score.
@@ -27,15 +27,16 @@ class ScoreStatistics:
 
 
 class Reward:
-    """From the score of each token, higher is worse, to its reward, higher is better.
+    """Maps the score of each token (higher is worse) to its reward (higher is better).
 
     Args:
         scaling: `raw`: `-score`. `zscore`: minus the number of standard deviations above the mean.
             `percentile`: minus the share of the corpus that scores strictly lower, in [-1, 0].
-        statistics: Of the corpus; needed unless `raw`.
+        statistics: Statistics of the corpus scores; `raw` does not need them.
 
     Raises:
-        ValueError: Statistics are needed and missing, or every score of the corpus is the same.
+        ValueError: The statistics are needed and missing, or `zscore` gets a corpus whose scores are all the
+            same.
     """
 
     def __init__(self, scaling: Scaling, statistics: ScoreStatistics | None):
@@ -52,7 +53,7 @@ class Reward:
             return -score
         if self.scaling == "zscore":
             return (self.statistics.mean - score) / self.statistics.std
-        # No buffer of the module: that would be cast to the type of its weights.
+        # Not a buffer of the module: a buffer would be cast to the type of the weights.
         self.quantiles = self.quantiles.to(score.device)
         lower = torch.searchsorted(self.quantiles, score.contiguous(), side="left")
         return -(lower / len(self.quantiles)).to(score.dtype)

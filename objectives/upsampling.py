@@ -1,37 +1,42 @@
-"""Upsampling: maximum likelihood with the good documents several times."""
+"""Implements upsampling: maximum likelihood with the good documents several times."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedModel
-
+from objectives.engine import Needs
 from objectives.mle import MLE
 from objectives.view import View
 
 
+@dataclass
+class UpsamplingOptions:
+    """Options of `Upsampling`."""
+
+    times: int = 2
+    """How often a good document appears in each epoch, each time at another place."""
+
+    def __post_init__(self) -> None:
+        if self.times < 1:
+            raise ValueError(f"times must be at least 1, not {self.times}")
+
+
 class Upsampling(MLE):
-    """MLE over all documents, of which the good ones come `times` times in each epoch.
+    """MLE on all documents, where good documents appear several times in each epoch.
 
-    The gentle form of filtering, common in the mixing of corpora (e.g. Gao et al. 2020, arXiv 2101.00027,
-    table 1): nothing is left out, and good text has a larger share of the budget.
-
-    Args:
-        model: The language model.
-        threshold: Largest mean score of a document that is good.
-        times: How often it comes, each time in another place.
-        **engine: See `Objective`.
+    A document is good if its mean segment score is at most the threshold. This is a milder form of filtering,
+    common in the mixing of corpora (e.g. Gao et al. 2020, arXiv 2101.00027, table 1). Nothing is left out,
+    but good text gets a larger share of the token budget.
     """
 
     name = "upsampling"
-    threshold: float
-    threshold_of = "documents"
+    Options = UpsamplingOptions
+    options: UpsamplingOptions
 
-    def __init__(self, model: PreTrainedModel, *, threshold: float, times: int = 2, **engine: Any):
-        super().__init__(model, threshold=threshold, **engine)
-        if times < 1:
-            raise ValueError(f"times must be at least 1, not {times}")
-        self.times = times
+    @classmethod
+    def needs(cls, options: Any) -> Needs:
+        return Needs(threshold="documents")
 
     def view(self) -> View:
-        return View(repeat_below=self.threshold, times=self.times)
+        return View(repeat_below=self.threshold, times=self.options.times)

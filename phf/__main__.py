@@ -1,4 +1,4 @@
-"""`python -m phf`."""
+"""Runs the command line for `python -m phf`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-r"""The contract of a scorer: segments of documents in, a score and optional spans for each out.
+r"""Defines what a scorer does: it takes documents as lists of segments and scores each segment.
 
-A score is a number, 0 or more, and higher is worse; `None` says that the scorer cannot tell. A scorer
+A score is a number of 0 or more, and higher is worse. `None` means that the scorer cannot tell. A scorer
 imports nothing of the framework and can be used without it:
 
     from scorers import load_scorer
@@ -10,22 +10,22 @@ imports nothing of the framework and can be used without it:
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 
 class ScorerError(Exception):
-    """A scorer cannot be found, built or used; the message is one line that says why and what to do."""
+    """A scorer cannot be found, built or used; the message is one line with the reason and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a segment that caused its score.
+    """A part of a segment that caused its score.
 
     Attributes:
         start: First character, counted from the start of the segment.
@@ -40,11 +40,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a scorer says of one segment.
+    """The result of a scorer for one segment.
 
     Attributes:
-        value: 0 or more, higher is worse; `None` if the scorer cannot say.
-        spans: Where the score comes from, if the scorer knows.
+        value: 0 or more, higher is worse; `None` if the scorer cannot tell.
+        spans: The parts of the segment that caused the score, if the scorer knows them.
     """
 
     value: float | None
@@ -54,19 +54,19 @@ class Score:
 class Scorer(ABC):
     """Scores the segments of documents.
 
-    A subclass is built from keyword options (plain numbers, strings, booleans and lists: they are
-    written to manifests); every process that scores builds its own. It sets:
+    A subclass is built from keyword options. These are plain numbers, strings, booleans, lists and mappings,
+    because they are written to manifests. Every scoring process builds its own scorer. A subclass sets:
 
     Attributes:
-        name: Short and stable; scores are kept under the name in the configuration.
+        name: Short and stable. Scores are stored under the name in the configuration.
         version: Raised whenever the same text may get another score.
         measures: What a score means, in a few words, with its unit.
-        range: Smallest and largest possible score; `inf` where there is no bound.
-        speed: Sentences a second on a core of a CPU: `fast` (over ten thousand), `medium`, `slow` (under a
-            hundred, a model that wants a GPU), or empty if it depends.
-        unit: The segments that suit it where nothing is said: `sentence`, or `line` for code.
-        device: Where it computes. With `cuda` there is one scoring process a GPU, which sees no other; with a
-            certain device (`cuda:1`) one; with `cpu` one a core.
+        range: Smallest and largest possible score; `inf` if there is no bound.
+        speed: Sentences per second on one CPU core: `fast` (over ten thousand), `medium`, `slow` (under a
+            hundred; a model that needs a GPU), or empty if it depends.
+        unit: The segments that suit the scorer if none are configured: `sentence`, or `line` for code.
+        device: Where the scorer computes. With `cuda` there is one scoring process per GPU, which sees no
+            other GPU. With a given device (`cuda:1`) there is one process. With `cpu` there is one per core.
     """
 
     name: ClassVar[str]
@@ -77,58 +77,50 @@ class Scorer(ABC):
     unit: ClassVar[str] = "sentence"
     device: str = "cpu"
 
-    def __new__(cls, *arguments: Any, **options: Any) -> Self:
-        scorer = super().__new__(cls)
-        built = cls.signature().bind_partial(*arguments, **options)  # partial: unpickling gives no arguments
-        built.apply_defaults()
-        scorer.__dict__["_built_from"] = built.arguments  # an assignment fails in a frozen dataclass
-        return scorer
-
-    def __init__(self) -> None:  # noqa: B027 (that of `object` would take any option)
-        pass
-
-    @classmethod
-    def signature(cls) -> inspect.Signature:
-        """What it is built from."""
-        signature = inspect.signature(cls.__init__)
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
+    built_from: Mapping[str, Any] | None = None
+    """Every option from which `load_scorer` built the scorer, including defaults."""
 
     @abstractmethod
     def score(self, documents: Sequence[Sequence[str]]) -> list[list[Score]]:
         """Scores a batch of documents.
 
         Args:
-            documents: For each document its segments, in order; joined, they are its text.
+            documents: The segments of each document, in order; they join to its text.
 
         Returns:
-            For each document one `Score` for each of its segments, in order.
+            For each document one `Score` per segment, in order.
         """
 
     def settings(self) -> Mapping[str, Any]:
-        """What besides name and version decides a score: options, and versions of libraries and models.
+        """Returns what decides a score besides name and version: options, and versions of dependencies.
 
-        By default all that the scorer was built from, whether it decides a score or not.
+        Dependencies are libraries and models. By default the settings are all options, whether they affect a
+        score or not.
+
+        Raises:
+            ScorerError: The scorer was built without `load_scorer` and does not define its settings itself.
         """
-        options: Mapping[str, Any] = self.__dict__["_built_from"]
-        return options
+        if self.built_from is None:
+            raise ScorerError(f"scorer {self.name}: build it with `load_scorer`, or define `settings`")
+        return self.built_from
 
     @property
     def fingerprint(self) -> str:
-        """Equal for two scorers exactly if they give every text the same score."""
+        """A hash that is equal for two scorers exactly if they give every text the same score."""
         identity = [self.name, self.version, dict(self.settings())]
         text = json.dumps(identity, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# Characters of the segments whose scores a `SegmentScorer` remembers.
+# Most characters of the segments whose scores a `SegmentScorer` remembers.
 _REMEMBERED_CHARACTERS = 20_000_000
 
 
 class SegmentScorer(Scorer):
-    """A scorer that needs no more than the segment itself: the usual case, and the simpler contract.
+    """A scorer that scores each segment on its own: the usual case, and the simpler contract.
 
-    A segment that comes again (a headline, a licence, a greeting) is not scored again, as long as it is
-    remembered.
+    A segment that occurs again (a headline, a licence, a greeting) is not scored again as long as its score
+    is remembered.
     """
 
     @abstractmethod
@@ -136,14 +128,14 @@ class SegmentScorer(Scorer):
         """Scores a batch of segments, each on its own.
 
         Args:
-            segments: Segments of many documents, no two of them equal.
+            segments: Segments of many documents, all different.
 
         Returns:
-            One `Score` for each segment, in order.
+            One `Score` per segment, in order.
         """
 
     def score(self, documents: Sequence[Sequence[str]]) -> list[list[Score]]:
-        known: dict[str, Score] = self.__dict__.setdefault("_known", {})
+        memory, known = self._memory, self._memory.known
         new = [segment for segment in dict.fromkeys(chain.from_iterable(documents)) if segment not in known]
         scores = self.score_segments(new) if new else []
         if len(scores) != len(new):
@@ -151,10 +143,22 @@ class SegmentScorer(Scorer):
         known.update(zip(new, scores, strict=True))
         found = [[known[segment] for segment in document] for document in documents]
         for segment, score in zip(new, scores, strict=True):
-            if score.value != score.value:  # not a number: where it comes again it is tried again
+            if score.value != score.value:  # NaN is not remembered, so that the segment is tried again
                 del known[segment]
-        self.__dict__["_characters"] = self.__dict__.get("_characters", 0) + sum(map(len, new))
-        if self.__dict__["_characters"] > _REMEMBERED_CHARACTERS:
+        memory.characters += sum(map(len, new))
+        if memory.characters > _REMEMBERED_CHARACTERS:
             known.clear()
-            self.__dict__["_characters"] = 0
+            memory.characters = 0
         return found
+
+    @cached_property  # not in __init__, because a subclass need not call the one of its base
+    def _memory(self) -> _Memory:
+        return _Memory({})
+
+
+@dataclass
+class _Memory:
+    """The scores that a `SegmentScorer` remembers, and the number of characters of their segments."""
+
+    known: dict[str, Score]
+    characters: int = 0

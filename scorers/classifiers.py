@@ -1,4 +1,4 @@
-"""Scorers that are sequence classifiers: Detoxify's toxicity models, and any reward model."""
+"""Scores with sequence classifiers: Detoxify's toxicity models, and any reward model."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16", "int8", "auto"]
 
-# Models that state no limit of their own mean this one.
+# The limit of models that do not state one.
 _MAX_TOKENS = 512
 
 
 class _Classifier(SegmentScorer):
-    """A sequence classifier, run on batches of texts of like length.
+    """A sequence classifier, which runs on batches of texts of similar length.
 
-    A text that is too long for the model is classified in pieces that fit, and has the highest of their
-    scores: a toxic sentence is as toxic within a long text.
+    A text that is too long for the model is split into pieces that fit. Its score is the highest score of the
+    pieces, because a toxic sentence is as toxic within a long text.
     """
 
     version = "1"
@@ -50,10 +50,10 @@ class _Classifier(SegmentScorer):
         self.precision = precision
 
     def _prepare(self, model: Any, tokenizer: Any) -> None:
-        """Takes the model in the precision asked for, and finds how many tokens it can read."""
+        """Converts the model to the configured precision, and determines how many tokens it can read."""
         import torch
 
-        # Names of weights in the fingerprint would not do: files of one name change.
+        # The fingerprint needs the weights themselves, because files of the same name can change.
         self._digest = weights_digest(model)
         model = model.eval().requires_grad_(False)
         if self.precision == "int8":
@@ -63,17 +63,17 @@ class _Classifier(SegmentScorer):
         self._model = model.to(self.device)
         self._tokenizer = tokenizer
         positions = getattr(model.config, "max_position_embeddings", None) or _MAX_TOKENS
-        # RoBERTa's positions begin after that of the padding.
+        # RoBERTa's positions begin after the position of the padding.
         if "roberta" in model.config.model_type:
             positions -= model.config.pad_token_id + 1
         self.max_tokens = min(positions, tokenizer.model_max_length)
 
     def _identity(self) -> Mapping[str, Any]:
-        """What decides the scores, for `settings`."""
+        """Returns the settings that decide the scores, for `settings`."""
         return {"weights": self._digest, "precision": self.precision, "max_tokens": self.max_tokens}
 
     def score_segments(self, segments: Sequence[str]) -> list[Score]:
-        # Lone surrogates cannot be encoded.
+        # The tokenizer cannot encode lone surrogates.
         texts = [text.encode("utf-8", "replace").decode("utf-8") for text in segments]
         owner, ids = self._pieces(texts)
         values = np.full(len(segments), -np.inf)
@@ -83,7 +83,11 @@ class _Classifier(SegmentScorer):
         return [Score(float(value) if np.isfinite(value) else None) for value in values]
 
     def _pieces(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], list[list[int]]]:
-        """Token ids of pieces that fit the model, special tokens included, and the text each is of."""
+        """Splits texts into pieces that fit the model, special tokens included.
+
+        Returns:
+            The index of each piece's text, int64 [pieces], and the token ids of each piece.
+        """
         if not texts:
             return np.zeros(0, np.int64), []
         encoded = self._tokenizer(
@@ -92,13 +96,13 @@ class _Classifier(SegmentScorer):
         return np.array(encoded["overflow_to_sample_mapping"]), encoded["input_ids"]
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Rows that are classified together: the longest first, so that memory runs out at once or never."""
+        """Yields the rows of each batch, longest first, so that the first batch needs the most memory."""
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
     def _logits(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Logits of pieces, float32 [pieces, labels]."""
+        """Computes the logits of pieces, float32 [pieces, labels]."""
         import torch
 
         batch = self._tokenizer.pad({"input_ids": [list(piece) for piece in ids]}, return_tensors="pt")
@@ -109,24 +113,26 @@ class _Classifier(SegmentScorer):
 
     @abstractmethod
     def _values(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The score of each piece, 0 or more, from its logits."""
+        """Returns the score of each piece, 0 or more, from its logits."""
 
 
 class Toxicity(_Classifier):
-    """Toxicity by a model of Detoxify: the probability of one of its labels.
+    """Toxicity of a text: the probability of one label of a Detoxify model.
 
-    The weights are loaded without running code that is in the file, and must fill the whole model.
+    The weights are loaded without running code from the file, and the file must have all weights of the
+    model.
 
     Args:
         model: `original`, `unbiased`, `multilingual`, `original-small` or `unbiased-small`, downloaded once.
             Not used if `checkpoint` is given.
         checkpoint: A local file in Detoxify's format.
-        config: The folder of the model's `config.json` and tokenizer, for a `checkpoint`; null for the name
-            on the Hugging Face hub that the file has.
-        label: Which of the model's labels is the score.
+        config: For a `checkpoint`, the folder of the model's `config.json` and tokenizer; null takes them
+            from the Hugging Face hub, by the name in the file.
+        label: The label of the model whose probability is the score.
         batch_size: Texts classified at a time.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        precision: `float32`; `bfloat16` (`auto` on a GPU); `int8`, weights and activations, on a CPU.
+        precision: `float32`, `bfloat16`, `int8` (weights and activations; CPU only), or `auto`: `bfloat16` on
+            a GPU and `float32` on a CPU.
     """
 
     name = "toxicity"
@@ -160,7 +166,7 @@ class Toxicity(_Classifier):
         return values
 
     def probabilities(self, texts: Sequence[str]) -> dict[str, list[float]]:
-        """The probability of every label, of each text; of a long one the highest of its pieces."""
+        """Returns the probability of every label for each text; a long text has the highest of its pieces."""
         owner, ids = self._pieces(texts)
         values = np.zeros((len(texts), len(self.labels)))
         for rows in self._batches([len(piece) for piece in ids]):
@@ -171,18 +177,20 @@ class Toxicity(_Classifier):
 class RewardModel(_Classifier):
     """The output of any sequence classifier of `transformers`, such as a reward model.
 
-    A score is 0 or more, and higher is worse. So `transform` brings the logit into range: `sigmoid` of it,
-    `softmax` over all labels, or `raw`, which must be 0 or more by itself after `better` is applied.
+    A score must be 0 or more, and higher must be worse. `transform` maps the logit to such a score: `sigmoid`
+    of the logit, `softmax` over all labels, or `raw`. A `raw` score should be 0 or more after `better` and
+    `offset` are applied.
 
     Args:
         model: A name on the Hugging Face hub, or a folder.
         label: The name or number of the output that is the score.
         transform: `sigmoid`, `softmax` or `raw`.
-        better: `high` for a reward, which is turned round (1 - p, or minus the logit); `low` for a penalty.
-        offset: Added to a `raw` score, so that none is below 0; a lower one counts as 0.
+        better: `high` for a reward, which is inverted (1 - p, or minus the logit); `low` for a penalty.
+        offset: Added to a `raw` score, so that scores are 0 or more; a sum below 0 counts as 0.
         batch_size: Texts classified at a time.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        precision: `float32`; `bfloat16` (`auto` on a GPU); `int8`, weights and activations, on a CPU.
+        precision: `float32`, `bfloat16`, `int8` (weights and activations; CPU only), or `auto`: `bfloat16` on
+            a GPU and `float32` on a CPU.
     """
 
     name = "reward-model"
@@ -250,7 +258,7 @@ class RewardModel(_Classifier):
 
 
 def choose_device(name: str) -> str:
-    """The device that a name stands for: `auto` is a GPU if there is one."""
+    """Returns the device for a name; `auto` is a GPU if there is one, else the CPU."""
     import torch
 
     if name == "auto":
@@ -261,7 +269,7 @@ def choose_device(name: str) -> str:
 
 
 def _load_checkpoint(model: str, checkpoint: str | None) -> Mapping[str, Any]:
-    """The contents of a file in Detoxify's format, read without running code that is in it."""
+    """Loads a file in Detoxify's format, without running code from the file."""
     import torch
 
     try:
@@ -272,7 +280,8 @@ def _load_checkpoint(model: str, checkpoint: str | None) -> Mapping[str, Any]:
 
             if model not in MODEL_URLS:
                 raise ScorerError(
-                    f"toxicity: no model {model!r}; there are {', '.join(MODEL_URLS)}; or set checkpoint"
+                    f"scorer toxicity: no model {model!r}; "
+                    f"there are {', '.join(MODEL_URLS)}; or set checkpoint"
                 )
             loaded = torch.hub.load_state_dict_from_url(
                 MODEL_URLS[model], map_location="cpu", weights_only=True, progress=False
@@ -293,10 +302,10 @@ def _load_checkpoint(model: str, checkpoint: str | None) -> Mapping[str, Any]:
 def _build(
     loaded: Mapping[str, Any], config: str | None, place: str
 ) -> tuple[list[str], torch.nn.Module, Any]:
-    """Labels, model and tokenizer of a file in Detoxify's format.
+    """Builds labels, model and tokenizer from a file in Detoxify's format.
 
-    `Detoxify` itself asks the hub for the configuration even if it is given, and fills a head that is missing
-    in the file with random numbers.
+    The class `Detoxify` is not used: it asks the hub for the configuration even if one is given, and fills a
+    head that is missing in the file with random numbers.
     """
     import transformers
 
@@ -329,7 +338,7 @@ def _build(
 
 
 def _refuse_missing(scorer: str, place: str, missing: Sequence[str]) -> None:
-    # Buffers that follow from the configuration are in old files and not in new ones.
+    # Only old files hold the buffer `position_ids`, which follows from the configuration.
     lacking = sorted(key for key in missing if not key.endswith("position_ids"))
     if lacking:
         raise ScorerError(
@@ -347,7 +356,7 @@ def _label_index(config: Any, label: str | int) -> int:
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """A hash of the weights."""
+    """Returns a hash of the weights."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Scorers of source code."""
+"""Scores Python code with pycodestyle."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pycodestyle
 
 from scorers.base import Score, Scorer, ScorerError, Span
 
-# pycodestyle's own default: checks on which PEP8 is silent or was changed.
+# pycodestyle's own default: checks on which PEP8 says nothing, or was changed.
 _DEFAULT_IGNORE = ("E121", "E123", "E126", "E226", "E24", "E704", "W503", "W504")
 
 # Some checks take time quadratic in the length of a line.
 _MAX_LINE_CHARS = 10_000
 
-# After so many errors of syntax the rest of a text gets no score.
+# After this many syntax errors, the rest of a text gets no score.
 _MAX_RESTARTS = 1000
 
 _QUOTE = re.compile(r"""(\"{3}|'{3})""")
@@ -34,17 +34,17 @@ Hit = tuple[int, int, str]
 
 
 def lines_of(text: str) -> list[str]:
-    """Its lines; they end at a line feed alone: `splitlines` also splits at form feeds."""
+    """Splits a text into lines. Only a line feed ends a line; `splitlines` also splits at form feeds."""
     return io.StringIO(text, newline="\n").readlines()
 
 
 def score_hits(segments: Sequence[str], lines: Sequence[str], hits: Iterable[Hit]) -> list[Score]:
-    """Gives every hit to the segment that holds its place: hits a character.
+    """Assigns every hit to the segment that contains its place; a score is the number of hits per character.
 
     Args:
-        segments: Joined, they are the text.
-        lines: Its lines.
-        hits: Places in it; one beyond the end counts for the last line.
+        segments: Segments of a text; they join to the text.
+        lines: Lines of the text.
+        hits: Places in the text; a place beyond the end counts for the last line.
     """
     line_ends = list(accumulate(map(len, lines)))
     segment_ends = list(accumulate(map(len, segments)))
@@ -66,18 +66,18 @@ _CLEAN = Score(0.0)
 
 
 class Pep8(Scorer):
-    """Violations of PEP8 a character, by pycodestyle.
+    """PEP8 violations per character, found by pycodestyle.
 
-    The segments of a document are checked together, as one file, and each hit belongs to the segment that
-    holds its place. So the unit may be a line, a paragraph or a whole document. A hit beyond the last line
-    (an unclosed bracket is reported there) belongs to the last line: unfinished code never scores 0.
-    Where pycodestyle cannot go on, this does: a string that is never closed is closed at the end, and after a
-    bad dedent the rest is checked like another file. A mistake of syntax does not hide others.
-    `# noqa` has no effect: a model would learn to write it. A line of more than 10,000 characters is checked
-    as if it ended there.
+    The segments of a document are checked together, as one file. Each hit belongs to the segment that
+    contains its place, so the unit may be a line, a paragraph or a whole document. A hit beyond the last line
+    (where an unclosed bracket is reported) belongs to the last line, so that unfinished code never scores 0.
+    If pycodestyle cannot continue, the scorer does: it closes an unclosed string at the end, and after a
+    wrong dedent it checks the rest as another file. A syntax error therefore does not hide other violations.
+    `# noqa` has no effect, because a model would learn to write it. A line of more than 10,000 characters is
+    checked as if it ended there.
 
     Args:
-        max_line_length: Where E501 begins.
+        max_line_length: Longest line without a hit of E501.
         ignore: Codes, or beginnings of codes, that do not count; the default is pycodestyle's own.
     """
 
@@ -126,7 +126,7 @@ class Pep8(Scorer):
         ]
 
     def _check(self, lines: list[str]) -> tuple[list[Hit], int]:
-        """All hits, and how many lines were looked at."""
+        """Returns all hits, and how many lines were checked."""
         hits: list[Hit] = []
         num_lines, start = len(lines), 0
         for _ in range(_MAX_RESTARTS):
@@ -138,7 +138,7 @@ class Pep8(Scorer):
                     lines = [*lines[:-1], lines[-1].rstrip("\n") + "\n", quote[1] + "\n"]
                     hits += [hit for hit in found if hit[2].startswith("E9")]
                     continue
-            # Beyond the end there is only the quote that has been added, or else an unclosed bracket.
+            # A hit beyond the end is an unclosed bracket, or the added quote, which does not count.
             hits += [hit for hit in found if hit[0] <= num_lines or len(lines) == num_lines]
             if stop is None or stop[0] > num_lines:
                 return hits, num_lines
@@ -146,9 +146,9 @@ class Pep8(Scorer):
         return hits, start
 
     def _check_from(self, start: int, lines: Sequence[str]) -> _Report:
-        """Checks lines from a line on (from 0) as if the file began there."""
+        """Checks the lines from `start` (counted from 0), as if the file began there."""
         bare = list(lines[start:])
-        # pycodestyle strips a byte-order mark too, and its columns are then one less.
+        # pycodestyle also strips a byte-order mark, which makes its columns one less.
         mark = bool(bare) and bare[0].startswith("\ufeff")
         if mark:
             bare[0] = bare[0][1:]
@@ -159,23 +159,23 @@ class Pep8(Scorer):
         try:
             checker.check_all()
         except (SyntaxError, ValueError, LookupError, RecursionError) as error:
-            # What pycodestyle cannot cope with is a violation of its own, where the checker stood.
+            # Code that pycodestyle cannot handle is a violation in itself, at the line of the checker.
             report.error(checker.line_number, 0, f"E902 {error}", None)
         return report
 
 
 class _Report:
-    """Collects hits: the part of `pycodestyle.BaseReport` that a checker calls.
+    """Collects hits, with the part of `pycodestyle.BaseReport` that a checker calls.
 
     Args:
         ignore: Codes, or beginnings of codes, that do not count.
-        start: Where in the text the checked lines begin, in lines.
-        first_column: Where the first of them begins.
+        start: Number of the first checked line in the text, from 0.
+        first_column: Column at which the first checked line begins.
 
     Attributes:
-        hits: What was found.
-        stop: Line and column where the check could not go on; `None` if it came to the end.
-        reason: Why it stopped.
+        hits: The hits so far.
+        stop: Line and column at which the check could not continue; `None` if it reached the end.
+        reason: Why the check stopped.
     """
 
     def __init__(self, ignore: tuple[str, ...], start: int, first_column: int):
@@ -192,10 +192,10 @@ class _Report:
             column += self._first_column
         line = max(line, 1) + self._start
         if self.stop is not None and line > self.stop[0]:
-            return  # what pycodestyle says past a syntax error is haphazard
+            return  # hits after a syntax error are not reliable
         if code in ("E901", "E902"):
             self.stop, self.reason = (line, column), text
-        # Indentation and blank lines are judged by what is before; of the first line nobody knows that.
+        # Hits of indentation and blank lines depend on the lines before, which the first line does not have.
         unknown = first and self._start > 0 and code.startswith(("E1", "E3"))
         if not unknown and not code.startswith(self._ignore):
             self.hits.append((line, column, code))
@@ -208,9 +208,9 @@ class _Report:
 
 
 def _options(max_line_length: int, ignore: tuple[str, ...]) -> Any:
-    """All that a checker asks for, spelled out: the library itself would read the user's configuration."""
+    """Returns all options that a checker reads. The library itself would read the user's configuration."""
     guide = pycodestyle.StyleGuide.__new__(pycodestyle.StyleGuide)
-    # Without a limit for doc strings their check (W505) would find nothing.
+    # W505 is ignored, because it finds nothing without a limit for docstrings.
     guide.options = SimpleNamespace(select=(), ignore=(*ignore, "W505"))
     return SimpleNamespace(
         physical_checks=guide.get_checks("physical_line"),
@@ -225,7 +225,7 @@ def _options(max_line_length: int, ignore: tuple[str, ...]) -> Any:
 
 
 def _neutral(line: str) -> str:
-    """The line as it is checked: not too long, and without the power to silence a check."""
+    """Shortens a line that is too long, and disables `# noqa` in it."""
     if len(line) > _MAX_LINE_CHARS:
         line = line[:_MAX_LINE_CHARS] + ("\n" if line.endswith("\n") else "")
     return _NOQA.sub("# xx", line)

@@ -1,4 +1,4 @@
-"""A scorer of several preferences at once."""
+"""Combines several scorers into one."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from scorers.registry import load_scorer
 
 
 class Composite(Scorer):
-    """Several scorers as one: the weighted sum of their scores, or the largest.
+    """Combines several scorers: the weighted sum of their scores, or the largest.
 
-    Scores of different scorers have different units. With `quantiles` a score becomes the share of a corpus
-    that scores less: a number in [0, 1] for any scorer, and 0 stays 0. A segment that one of the scorers
-    cannot score has no score.
+    Scores of different scorers have different units. With `quantiles`, a score is replaced by the share of a
+    corpus that scores less. This share is in [0, 1] for any scorer, and 0 stays 0. A segment that one of the
+    scorers cannot score has no score.
 
     Args:
-        scorers: For each scorer by name: `options`, `weight` (1 if left out), and `quantiles`, the manifest
-            of its annotations of a corpus (`annotations/NAME/manifest.json`). `scorer` is its name in the
-            registry if one is used twice.
-        combine: `sum` or `max`, of weight times score.
+        scorers: For each scorer by name: `options`, `weight` (default 1), and `quantiles`, the manifest of
+            its annotations of a corpus (`annotations/NAME/manifest.json`). If a scorer is used twice,
+            `scorer` is its name in the registry.
+        combine: `sum` or `max` of weight times score.
     """
 
     name = "composite"
@@ -70,7 +70,7 @@ class Composite(Scorer):
 
 
 class _Part:
-    """One of the scorers, with its weight and the distribution that its scores are held against."""
+    """One of the scorers, with its weight and the quantiles that its scores are compared with."""
 
     def __init__(self, name: str, part: dict[str, Any]):
         options = part.pop("options", None) or {}
@@ -113,8 +113,8 @@ def _read_quantiles(name: str, path: str) -> np.ndarray:
         grid = np.sort(np.array(list(quantiles.values()), dtype=float))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ScorerError(
-            f"scorer composite: the quantiles of {name}: {path} is no manifest of annotations that are done"
+            f"scorer composite: the quantiles of {name}: {path} is not a manifest of finished annotations"
         ) from error
     if not len(grid):
-        raise ScorerError(f"scorer composite: the quantiles of {name}: {path} has no scores")
+        raise ScorerError(f"scorer composite: the quantiles of {name}: {path} has no scores yet")
     return grid

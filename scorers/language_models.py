@@ -1,30 +1,30 @@
-"""Scorers that ask a language model: how likely a text is, or what the model thinks of it."""
+"""Scores with language models: the perplexity of a text, or a judge's answer to a rubric."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from scorers.base import Score, ScorerError, SegmentScorer
 from scorers.classifiers import choose_device, weights_digest
+from scorers.endpoint import Endpoint, EndpointError
 
 _LARGEST = 1e30
 
 
 class Perplexity(SegmentScorer):
-    """Perplexity of a segment under a causal language model of `transformers`, on its own.
+    """Perplexity of each segment on its own, under a causal language model of `transformers`.
 
-    The first token is predicted from the model's beginning-of-text token, where it has one. A text that is
-    too long is read in pieces that fit, each from that token. A segment without a token has no score.
+    The first token is predicted from the model's beginning-of-text token, if it has one. A text that is too
+    long is split into pieces that fit, and each piece starts with that token. A segment in which no token is
+    predicted has no score.
 
     Args:
         model: A name on the Hugging Face hub, or a folder.
@@ -78,7 +78,7 @@ class Perplexity(SegmentScorer):
         ]
 
     def _nll(self, batch: Sequence[list[int]]) -> list[float]:
-        """Minus the log-probability of each row's tokens after its first, summed: in nats."""
+        """Returns the negative log-probability of each row's tokens after the first, summed, in nats."""
         import torch
 
         longest = max(map(len, batch))
@@ -95,21 +95,21 @@ class Perplexity(SegmentScorer):
 
 
 class Judge(SegmentScorer):
-    """What a language model behind an OpenAI-compatible endpoint thinks of a segment.
+    """Score that a language model behind an OpenAI-compatible endpoint gives a segment.
 
-    The model is asked by a rubric, at temperature 0, and must answer with one number, such as `7`, `7/10` or
-    `Score: 7`; any other answer is no score. Answers are kept in a file: what has been asked once is never
-    asked, or paid for, again.
+    The model answers a rubric at temperature 0, and must answer with one number, such as `7`, `7/10` or
+    `Score: 7`. Any other answer gives no score. Answers are kept in a file, so that no question is asked, or
+    paid for, twice.
 
     Args:
-        model: Its name at the endpoint.
-        rubric: What is asked; `{text}` stands for the segment.
+        model: Name of the model at the endpoint.
+        rubric: The question; `{text}` stands for the segment.
         highest: The highest score of the rubric; scores are divided by it.
         base_url: The endpoint, such as `http://localhost:8000/v1`.
-        key: Name of the environment variable with the key; not needed by most local servers.
+        key: Name of the environment variable with the key; most local servers need none.
         concurrency: Requests at a time.
-        retries: How often a request that fails is sent again, after longer and longer waits.
-        timeout: Seconds a request may take.
+        retries: How often a failed request is sent again, with growing waits.
+        timeout: Seconds that a request may take.
         cache: The file with the answers.
     """
 
@@ -130,16 +130,13 @@ class Judge(SegmentScorer):
         timeout: float = 60.0,
         cache: str = "data/judge.sqlite",
     ):
-        from openai import OpenAI
-
         if "{text}" not in rubric:
             raise ScorerError("scorer judge: the rubric must have {text} where the segment goes")
         if not highest > 0:
             raise ScorerError(f"scorer judge: highest must be above 0, not {highest!r}")
         self.model, self.rubric, self.highest = model, rubric, float(highest)
-        self.concurrency = concurrency
-        self._client = OpenAI(
-            base_url=base_url, api_key=os.environ.get(key) or "none", max_retries=retries, timeout=timeout
+        self._endpoint = Endpoint(
+            model, base_url, key, concurrency=concurrency, retries=retries, timeout=timeout
         )
         self._cache = _Cache(Path(cache).expanduser())
 
@@ -150,34 +147,21 @@ class Judge(SegmentScorer):
         prompts = [self.rubric.replace("{text}", segment) for segment in segments]
         answers = self._cache.get([self._key(prompt) for prompt in prompts])
         missing = sorted({prompt for prompt in prompts if self._key(prompt) not in answers})
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            for prompt, answer in zip(missing, pool.map(self._ask, missing), strict=True):
-                answers[self._key(prompt)] = answer
-                self._cache.put(self._key(prompt), answer)
+        self._endpoint.map(self._ask, missing)
+        answers |= self._cache.get([self._key(prompt) for prompt in missing])
         return [Score(self._read(answers[self._key(prompt)])) for prompt in prompts]
 
     def _key(self, prompt: str) -> str:
         text = json.dumps([self.model, prompt])
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
-    def _ask(self, prompt: str) -> str:
-        import openai
-
-        content = prompt.encode("utf-8", "replace").decode("utf-8")
+    def _ask(self, prompt: str) -> None:
+        """Asks one prompt, and keeps the answer at once: it is not lost when a later request fails."""
         try:
-            reply = self._client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": content}],
-                temperature=0.0,
-                max_tokens=64,
-            )
-        except (openai.AuthenticationError, openai.NotFoundError, openai.BadRequestError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ScorerError(f"scorer judge: {self._client.base_url} refuses: {reason}") from error
-        except openai.OpenAIError as error:
-            reason = str(error).partition("\n")[0]
-            raise ScorerError(f"scorer judge: {self._client.base_url} does not answer: {reason}") from error
-        return reply.choices[0].message.content or ""
+            answer = self._endpoint.chat(prompt, temperature=0.0, max_tokens=64)
+        except EndpointError as error:
+            raise ScorerError(f"scorer judge: {error}") from error
+        self._cache.put(self._key(prompt), answer)
 
     def _read(self, answer: str) -> float | None:
         without_highest = re.sub(r"(/|out of) *\d+(\.\d+)?", "", answer)
@@ -188,7 +172,7 @@ class Judge(SegmentScorer):
 
 
 class _Cache:
-    """Answers by key, in an SQLite file that several processes may use."""
+    """Stores answers by key, in an SQLite file that several processes may use."""
 
     def __init__(self, path: Path):
         self._path = path

@@ -1,4 +1,4 @@
-"""A scorer of personal data, by presidio-analyzer."""
+"""Scores personal data, found by presidio-analyzer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from scorers.base import Score, ScorerError, SegmentScorer, Span
 
-# What the paper's scorer found: with these types and this threshold both agree on nearly every sentence.
+# The types of the paper's scorer. With these and the default threshold, both scorers agree on nearly every
+# sentence.
 _BY_NAME = ("ORGANIZATION", "PERSON")
 _BY_PATTERN = ("CREDIT_CARD", "EMAIL_ADDRESS", "IP_ADDRESS", "PHONE_NUMBER", "URL", "US_SSN")
 
-# The labels of spaCy's English models. All are spelled out: presidio's own defaults change with the way in
-# which it is built.
+# The labels of spaCy's English models. All are given, because presidio's defaults depend on how it is built.
 _MAPPING = {
     "PERSON": "PERSON", "PER": "PERSON", "ORG": "ORGANIZATION", "ORGANIZATION": "ORGANIZATION",
     "GPE": "LOCATION", "LOC": "LOCATION", "LOCATION": "LOCATION", "FAC": "LOCATION", "NORP": "NRP",
@@ -27,30 +27,31 @@ _IGNORED = (
 )  # fmt: skip
 _NER_SCORE = 0.85
 
-# Texts that are analyzed together, and characters of a text that are analyzed at a time; spaCy's limit is a
-# million, and memory grows with it.
+# Texts that are analyzed together.
 _BATCH_SIZE = 64
 
-# What a spaCy pipeline finds lemmas with; names of people and places come from another model.
+# The parts of a spaCy pipeline that find lemmas; names of people and places come from another part.
 _FOR_LEMMAS = ("tagger", "morphologizer", "attribute_ruler", "lemmatizer")
+
+# Characters of a text that are analyzed at a time. Memory grows with them; spaCy's limit is a million.
 _MAX_CHARS = 50_000
 
 
 class Pii(SegmentScorer):
-    """Instances of personal data a character, by presidio-analyzer.
+    """Instances of personal data per character, found by presidio-analyzer.
 
-    Instances that overlap are one (the host in an e-mail address is also a URL): it has the type of the
-    surest of them, or else of the longest. A text of more than 50,000 characters is analyzed in parts.
-    Nothing is ever fetched from the network.
+    Overlapping instances count as one (the host in an e-mail address is also a URL). The type is that of the
+    instance with the highest confidence; in a tie, of the longest one. A text of more than 50,000 characters
+    is analyzed in parts. Nothing is ever fetched from the network.
 
     Args:
-        mode: `ner` finds names with a spaCy model too; `patterns` is many times as fast, and finds what
-            has a form: e-mail addresses, phone numbers, credit cards.
-        entities: Types to look for, as presidio names them; null for the eight of the paper (`patterns`:
-            those six of them that have a form).
-        threshold: Least confidence of presidio, in [0, 1].
-        spacy_model: The model for `ner`: the name of an installed package or a folder; null for the first
-            English one that is installed, the smallest first.
+        mode: `ner` also finds names, with a spaCy model. `patterns` is many times as fast, and finds only
+            data with a fixed form: e-mail addresses, phone numbers, credit cards.
+        entities: Types to look for, as presidio names them; null for the eight types of the paper (with
+            `patterns`: the six of them that have a fixed form).
+        threshold: Lowest confidence of presidio that counts, in [0, 1].
+        spacy_model: The model for `ner`: the name of an installed package, or a folder; null for the smallest
+            English model that is installed.
     """
 
     name = "pii"
@@ -108,7 +109,7 @@ class Pii(SegmentScorer):
 
     def score_segments(self, segments: Sequence[str]) -> list[Score]:
         parts = [(i, start, part) for i, text in enumerate(segments) for start, part in _parts(text)]
-        # A lone surrogate cannot be encoded; in its place stands a character of the same width.
+        # A lone surrogate cannot be encoded, so a character of the same width replaces it.
         texts = [part.encode("utf-16", "replace").decode("utf-16") for _, _, part in parts]
         results = self._analyze(texts)
         found: list[list[Any]] = [[] for _ in segments]
@@ -118,10 +119,11 @@ class Pii(SegmentScorer):
         return [Score(len(s) / max(1, len(text)), s) for s, text in zip(spans, segments, strict=True)]
 
     def _analyze(self, texts: Sequence[str]) -> list[list[Any]]:
-        """What presidio finds in each text.
+        """Returns what presidio finds in each text.
 
-        Lemmas decide nothing but whether a word near a hit of a pattern (`card`, `phone`) raises its score,
-        and to find them is a quarter of spaCy's work: a text without such a hit does without.
+        Lemmas decide only whether a word near a hit of a pattern (`card`, `phone`) raises the confidence of
+        the hit. Finding them is a quarter of spaCy's work, so texts without such a hit are analyzed without
+        lemmas.
         """
         if self.mode == "patterns":
             return self._run(self._analyzer, texts, self.entities, self.threshold)
@@ -156,7 +158,7 @@ class Pii(SegmentScorer):
 
 
 def _merge(hits: Sequence[tuple[int, int, float, str]]) -> Iterator[Span]:
-    """One span for each run of hits that overlap."""
+    """Yields one span for each run of overlapping hits."""
     group = 0
     reached = -1
     groups = []
@@ -171,7 +173,7 @@ def _merge(hits: Sequence[tuple[int, int, float, str]]) -> Iterator[Span]:
 
 
 def _parts(text: str) -> Iterator[tuple[int, str]]:
-    """A text in parts that can be analyzed, cut after white space where there is any, with their places."""
+    """Yields the parts of a text with their starts. Parts are cut after white space if possible."""
     start = 0
     while start < len(text):
         end = start + _MAX_CHARS
@@ -183,7 +185,11 @@ def _parts(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _installed_model() -> str:
-    """An English spaCy model with a recognizer of names."""
+    """Returns the smallest English spaCy model that is installed.
+
+    Raises:
+        ScorerError: None is installed.
+    """
     import spacy
 
     sizes = ("_sm", "_md", "_lg", "_trf")
@@ -204,13 +210,13 @@ def _installed_model() -> str:
 
 
 def _analyzer(spacy_model: str | None) -> Any:
-    """A batch analyzer with every option spelled out."""
+    """Builds a batch analyzer with every option given."""
     import tldextract
     from presidio_analyzer import AnalyzerEngine, BatchAnalyzerEngine
     from presidio_analyzer.nlp_engine import NlpEngineProvider
 
-    # Whether a host exists is asked of the list that comes with the package: by default a newer one would be
-    # fetched, at the first e-mail address.
+    # Domains are looked up in the list that comes with the package. By default, the first e-mail address
+    # would cause a download of a newer list.
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
     logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)
     configuration: dict[str, Any] = {
@@ -231,7 +237,13 @@ def _analyzer(spacy_model: str | None) -> Any:
 
 
 def _check_model(name: str) -> None:
-    """Presidio would try to download a model that is not there."""
+    """Checks that a spaCy model is installed and finds names.
+
+    Presidio would try to download a missing model.
+
+    Raises:
+        ScorerError: The model is not installed, or does not find names.
+    """
     import spacy
 
     try:

@@ -1,4 +1,4 @@
-"""A small learned classifier of offensive language that is part of a package: no download, no GPU."""
+"""Scores offensive language with a small linear classifier, without a download or a GPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from scorers.base import Score, SegmentScorer
 class Profanity(SegmentScorer):
     """Probability that a text is offensive, by the linear model over words of `alt-profanity-check`.
 
-    It knows words and not what they say together: quick, for drafts and tests; `toxicity` is the measure to
-    report. A blank text, like any of which it knows no word, gets a constant near 0.04.
+    The model knows words, but not what they mean together. It is fast and suits drafts and tests; `toxicity`
+    is the measure to report. A text in which the model knows no word, such as a blank text, gets a constant
+    near 0.04.
     """
 
     name = "profanity"
@@ -27,7 +28,7 @@ class Profanity(SegmentScorer):
         self._predict_prob = predict_prob
 
     def settings(self) -> Mapping[str, Any]:
-        # It pins the library that runs its model.
+        # This package pins the version of the library that runs its model.
         return {"alt-profanity-check": version("alt-profanity-check")}
 
     def score_segments(self, segments: Sequence[str]) -> list[Score]:

@@ -1,4 +1,4 @@
-"""Scorers of Python code that are not pycodestyle: ruff's rules of style, and whether code parses at all."""
+"""Scores Python code with ruff's style rules, or by whether it parses."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from typing import Any
 from scorers.base import Score, Scorer, ScorerError
 from scorers.code import Hit, lines_of, score_hits
 
-# Checks that pycodestyle leaves out by default too.
+# Checks that pycodestyle also leaves out by default.
 _DEFAULT_IGNORE = ("E226", "E24", "E704")
 
-# A hit as ruff prints it: rule (its code, its name, or nothing, by version), file, line, column.
+# A hit as ruff prints it: rule (its code, its name or nothing, depending on the version), file, line, column.
 _HIT = re.compile(r"^::error title=[Rr]uff(?: \(([\w-]+)\))?,.*?::.*?(\d+)\.py:(\d+):(\d+): ", re.MULTILINE)
 _LINE = re.compile(r"^::", re.MULTILINE)
 
-# A text with more errors of syntax than this has no score from where they end.
+# After this many syntax errors, the rest of a text gets no score.
 _MAX_ERRORS = 100
 
 
 class Ruff(Scorer):
-    """Violations of PEP8 a character, by ruff's rules E and W: like `pep8`, many times as fast.
+    """PEP8 violations per character, by ruff's rules E and W: like `pep8`, but many times as fast.
 
-    On the rules that both have they agree on nearly all lines; ruff has no rules for continuation lines (E12,
-    E13), and goes on after an error of syntax (E999). `# noqa` has no effect.
+    On their common rules, `ruff` and `pep8` agree on nearly all lines. Ruff has no rules for continuation
+    lines (E12, E13), and continues after a syntax error (E999). `# noqa` has no effect.
 
     Args:
-        max_line_length: Where E501 begins.
+        max_line_length: Longest line without a hit of E501.
         ignore: Codes, or beginnings of codes, that do not count.
     """
 
@@ -89,12 +89,12 @@ class Ruff(Scorer):
         hits: list[list[Hit]] = [[] for _ in texts]
         with tempfile.TemporaryDirectory() as folder:
             for number, text in enumerate(texts):
-                # To ruff a carriage return alone ends a line, and a byte-order mark is no character.
+                # Ruff ends a line at a lone carriage return, and does not count a byte-order mark.
                 plain = re.sub("\r(?!\n)", " ", text) if "\r" in text else text
                 if plain.startswith("\ufeff"):
                     plain = " " + plain[1:]
                 Path(folder, f"{number}.py").write_bytes(plain.encode("utf-8", "replace"))
-            # One thread: annotation runs several of these.
+            # One thread, because annotation runs several of these processes.
             result = subprocess.run(
                 [*self._command, folder],
                 capture_output=True,
@@ -105,14 +105,14 @@ class Ruff(Scorer):
             reason = result.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
             raise ScorerError(f"scorer ruff: ruff failed: {reason}")
         output = result.stdout.decode("utf-8", "replace")
-        found = _HIT.findall(output)  # half of the time of json
-        # Or all code would be clean to a version that prints otherwise.
+        found = _HIT.findall(output)  # takes half the time of JSON output
+        # Without this check, all code would be clean with a version that prints another format.
         if len(found) != len(_LINE.findall(output)) or (output and not found):
             raise ScorerError(
                 "scorer ruff: cannot read what this version of ruff prints; install another one"
             )
         for name, number, line, column in found:
-            code = self._codes.get(name, "E999")  # an error of syntax is no rule
+            code = self._codes.get(name, "E999")  # a syntax error has no rule
             if not code.startswith(self.ignore):
                 hits[int(number)].append((int(line), int(column) - 1, code))
         return hits
@@ -121,8 +121,8 @@ class Ruff(Scorer):
 class Compiles(Scorer):
     """Share of the text in lines that the running interpreter's parser rejects.
 
-    Where the parser stops, the line is taken out, and the rest is parsed again; so an error costs its line
-    and not all that follows. 0 is code that compiles.
+    The line at which the parser stops is taken out, and the rest is parsed again. An error therefore costs
+    its own line, and not everything after it. Code that compiles scores 0.
     """
 
     name = "compiles"
@@ -155,7 +155,7 @@ class Compiles(Scorer):
 
 
 def _rejected(lines: Sequence[str]) -> tuple[list[int], int]:
-    """Lines that do not parse, from 0, in order; and how many lines are known."""
+    """Returns the lines that do not parse, from 0 and in order, and the number of lines that were checked."""
     rest = list(lines)
     bad: list[int] = []
     for _ in range(_MAX_ERRORS):
@@ -163,12 +163,12 @@ def _rejected(lines: Sequence[str]) -> tuple[list[int], int]:
             ast.parse("".join(rest).replace("\0", " "))
         except SyntaxError as error:
             line = min(max((error.lineno or 1) - 1, 0), len(rest) - 1)
-            if line in bad:  # what stands in its place does not fit either
+            if line in bad:  # the replacement does not parse either
                 rest[line] = "\n"
             else:
                 bad.append(line)
                 indent = rest[line][: len(rest[line]) - len(rest[line].lstrip(" \t"))]
-                # A line that opens a block still does.
+                # The replacement of a line that opens a block opens one too.
                 rest[line] = indent + ("if 1:\n" if rest[line].rstrip().endswith(":") else "pass\n")
         except (ValueError, RecursionError, MemoryError):
             return sorted(bad), 0

@@ -1,4 +1,4 @@
-"""A scorer of what can be listed: words and regular expressions."""
+"""Scores matches of listed words and regular expressions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from scorers.base import Score, ScorerError, SegmentScorer, Span
 
 
 class Words(SegmentScorer):
-    """Matches of words and regular expressions a character.
+    """Matches of words and regular expressions per character.
 
-    A match begins after the one before it ends; where several are possible the longest word wins, and a word
-    goes before a pattern. The label of a match is the word or the pattern.
+    Matches do not overlap: the one that begins first counts. At the same place, the longest word wins, and a
+    word wins over a pattern. The label of a match is the word or the pattern.
 
     Args:
-        words: Words or phrases, or a file with one a line (`#` begins a comment). They match as whole words,
-            and any white space matches that between them.
-        patterns: Regular expressions of Python.
-        case_sensitive: Whether `Ass` and `ass` are two words.
+        words: Words or phrases, or a file with one per line (`#` begins a comment). They match as whole
+            words, and any white space matches the white space between them.
+        patterns: Python regular expressions.
+        case_sensitive: Whether `Ass` and `ass` are different words.
     """
 
     name = "words"
@@ -47,7 +47,9 @@ class Words(SegmentScorer):
             try:
                 self._patterns.append(re.compile(pattern, self._flags))
             except re.error as error:
-                raise ScorerError(f"scorer words: patterns: {pattern!r} is not one: {error}") from error
+                raise ScorerError(
+                    f"scorer words: patterns: {pattern!r} is not a regular expression: {error}"
+                ) from error
 
     @property
     def _flags(self) -> re.RegexFlag:
@@ -56,7 +58,7 @@ class Words(SegmentScorer):
     def _words(self) -> str:
         longest_first = sorted(self.words, key=lambda word: (-len(word), word))
         alternatives = "|".join(r"\s+".join(map(re.escape, word.split())) for word in longest_first)
-        # Not \b: a word may begin or end with a character that is none of a word's.
+        # Not \b, because a listed word may begin or end with a character that is not in \w.
         return rf"(?<!\w)(?:{alternatives})(?!\w)"
 
     def settings(self) -> Mapping[str, Any]:

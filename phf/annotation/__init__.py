@@ -1,1 +1,1 @@
-"""Annotation: scores every segment of the documents and keeps the scores beside them."""
+"""Scores every segment of the documents and keeps the scores beside them."""

@@ -1,50 +1,55 @@
-"""The verb `annotate`: documents in, a score for every segment out, beside the documents."""
+"""Scores every segment of every document: the verb `annotate`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from phf.annotation.manifest import claim, identity, is_complete, summarize
+from phf.annotation.annotations import Annotations
+from phf.annotation.manifest import Manifest
 from phf.annotation.pool import Scoring
 from phf.annotation.score_chunk import Chunk, Scored
-from phf.annotation.sidecars import SidecarWriter, clean_up, count_bad, sidecar_path
+from phf.annotation.sidecars import SidecarWriter
 from phf.base.errors import ConfigError, PhfError
 from phf.config import Config
-from phf.documents.documents import BadRow, Document, Shard
 from phf.documents.fingerprints import outputs
+from phf.documents.formats.base import Document
 from phf.documents.progress import ShardProgress
-from phf.documents.shards import list_shards
+from phf.documents.shards import BadRow, Shard, bring_scores, list_shards
 from scorers import Scorer, load_scorer
 
-# What a process scores at a time: enough to outweigh sending it, and little enough to share out evenly.
+# What a process scores at a time: enough to outweigh the cost of sending it, and little enough to share the
+# work evenly.
 _CHUNK_CHARACTERS = 100_000
-# What is being scored when the process ends is scored again, with what waits to be written: 1000 documents.
+# Most documents that are being scored at a time. If the process ends, these and the documents that wait to be
+# written (1000 together) are scored again.
 _UNWRITTEN_DOCUMENTS = 500
 
 
-def annotate(config: Config) -> dict[str, Any]:
+def annotate(config: Config) -> Manifest:
     """Scores every segment of the configured documents; what is already scored is not scored again.
 
-    Several scorers read and cut the documents once; each writes annotations of its own.
+    Several scorers share one pass over the documents. Each writes its own annotations.
 
     Args:
         config: `documents`, `segmenter`, `scorer` and `annotations` are used.
 
     Returns:
-        The manifest of `scorer`; its `counts` are null as long as other parts of the shards are not done.
+        The manifest of `scorer`; its `counts` are `None` as long as other parts of the shards are not
+            finished.
 
     Raises:
-        ConfigError: There are no documents, a folder holds other annotations, or two scorers have one name.
-        PhfError: More rows are bad than `documents.max_bad_rows`, or all of them; a scorer is broken; or a
+        ConfigError: There are no documents, they bring their scores, a folder holds other annotations, or two
+            scorers have the same name.
+        PhfError: More rows are bad than `documents.max_bad_rows`, or all rows are; a scorer is broken; or a
             process was killed.
         scorers.ScorerError: A scorer cannot be built.
     """
-    if config.documents.format == "scored":
+    if bring_scores(config.documents):
         raise ConfigError(
-            "documents.format=scored: these documents bring their scores; go straight to `phf tokenize`"
+            f"documents.format={config.documents.format}: these documents bring their scores; go straight to "
+            "`phf tokenize`"
         )
     configs = config.scorers()
     scorers = {name: load_scorer(scorer.name, **scorer.options) for name, scorer in configs.items()}
@@ -61,7 +66,7 @@ def annotate(config: Config) -> dict[str, Any]:
                 missing = [annotator for annotator in annotators if shard.name not in annotator.done]
                 if missing:
                     _annotate_shard(shard, missing, scoring, progress)
-    manifests = [annotator.summarize() for annotator in annotators]
+    manifests = [annotator.annotations.summarize() for annotator in annotators]
     return manifests[0]
 
 
@@ -70,56 +75,51 @@ class _Annotator:
 
     Args:
         config: The configuration.
-        name: Of the scorer's scores.
+        name: Name of the scorer's scores.
         scorer: The scorer.
         shards: All shards.
-        mine: Those of this call.
+        mine: The shards of this call.
 
     Attributes:
-        name: Of the scorer's scores.
-        done: Names of shards of this call that are annotated.
-        num_bad: Bad rows in shards that are done.
+        name: Name of the scorer's scores.
+        annotations: The annotations on disk.
+        done: Names of the shards of this call that are annotated.
+        num_bad: Bad rows in these shards.
     """
 
     def __init__(
         self, config: Config, name: str, scorer: Scorer, shards: Sequence[Shard], mine: Sequence[Shard]
     ):
         self.name = name
-        self.folder = Path(config.annotations.path) / name
-        self._manifest = claim(self.folder, identity(config, config.scorers()[name], scorer, shards))
+        self.annotations = Annotations(Path(config.annotations.path) / name)
+        self.annotations.claim(Manifest.new(config, config.scorers()[name], scorer, shards), config)
         self._limit = config.documents.max_bad_rows
-        self.done = {shard.name for shard in mine if sidecar_path(self.folder, shard.name).is_file()}
+        self.done = {shard.name for shard in mine if self.annotations.is_done(shard.name)}
         for shard in self.done:
-            clean_up(self.folder, shard)
-        self.num_bad = sum(count_bad(self.folder, shard) for shard in self.done)
+            self.annotations.clean_up(shard)
+        self.num_bad = sum(len(self.annotations.bad_rows(shard)) for shard in self.done)
         if not self.may_have(self.num_bad):
             raise self.too_many(self.num_bad)
 
     def may_have(self, num_bad: int) -> bool:
-        """Whether the configuration allows so many bad rows."""
+        """Returns whether the configuration allows this many bad rows."""
         return self._limit is None or num_bad <= self._limit
 
     def too_many(self, num_bad: int, where: str = "") -> PhfError:
-        """The error of so many bad rows."""
+        """Builds the error for this many bad rows."""
         limit = f"documents.max_bad_rows={self._limit}"
         return PhfError(f"{num_bad} rows cannot be read or scored, more than {limit}{where}")
 
-    def summarize(self) -> dict[str, Any]:
-        """The manifest, with counts if all parts of the shards are done."""
-        if not is_complete(self.folder, self._manifest):
-            return self._manifest  # another part will be the last
-        return summarize(self.folder, self._manifest)
-
 
 class _ShardAnnotator:
-    """The annotations of one scorer for one shard, going on after those that are there."""
+    """Writes the annotations of one scorer for one shard, continuing after the existing ones."""
 
     def __init__(self, annotator: _Annotator, shard: Shard):
         self._annotator, self._shard = annotator, shard
-        self._writer = SidecarWriter(annotator.folder, shard.name)
+        self._writer = SidecarWriter(annotator.annotations, shard.name)
         self.name = annotator.name
         self.first_row = self._writer.next_row
-        # Rows that the reader has rejected, ahead of what is scored and written.
+        # Rows that the reader has rejected and that are not written yet: reading is ahead of scoring.
         self._rejected: list[BadRow] = []
 
     def __enter__(self) -> _ShardAnnotator:
@@ -130,17 +130,17 @@ class _ShardAnnotator:
 
     @property
     def num_bad(self) -> int:
-        """Bad rows of this shard and of those before it."""
+        """Bad rows of this shard and of the finished shards."""
         return self._annotator.num_bad + len(self._writer.bad) + len(self._rejected)
 
     def reject(self, row: BadRow) -> None:
-        """Takes a row that cannot be read."""
+        """Records a row that cannot be read."""
         if row.row >= self.first_row:
             self._rejected.append(row)
             self._check()
 
     def write(self, scored: Scored, next_row: int) -> None:
-        """Writes what became of a chunk, and the rows that were rejected before its end."""
+        """Writes the results of a chunk, and the rows that were rejected before the end of the chunk."""
         bad = [row for row in self._rejected if row.row < next_row]
         self._rejected = self._rejected[len(bad) :]
         bad += [BadRow(self._shard.name, row, why) for row, why in scored.failed if row >= self.first_row]
@@ -149,13 +149,13 @@ class _ShardAnnotator:
         self._check()
 
     def finish(self) -> None:
-        """The shard has been read to its end."""
+        """Completes the annotations of a shard that has been read to its end."""
         if self._rejected:
             self._writer.add([], self._rejected, self._rejected[-1].row + 1)
             self._rejected = []
         self._check()
-        self._writer.finish()
         self._annotator.num_bad = self.num_bad
+        self._writer.finish()
 
     def _check(self) -> None:
         if self._annotator.may_have(self.num_bad):
@@ -188,7 +188,7 @@ def _annotate_shard(
             progress.update(shard, chunk.position, len(chunk.documents), num_bad())
         for one in mine:
             one.finish()
-        progress.finish(shard, num_bad())
+        progress.finish(shard, max(annotator.num_bad for annotator in annotators))
 
 
 def _chunks(

@@ -1,6 +1,6 @@
-"""Scoring documents in this process or in several.
+"""Scores documents in this process or in several worker processes.
 
-A process that scores imports no more than this module, what it stands on, and the scorer: it starts quickly.
+A scoring process imports only this module, its dependencies and the scorer, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from phf.config import ScorerConfig, SegmenterConfig
 from phf.documents.segments import Segmenter, segmenter
 from scorers import Scorer, ScorerError, load_scorer
 
-# After so many failed documents in a row it is the scorer that is broken, not the documents.
+# After this many failed documents in a row, the scorer is considered broken, and not the documents.
 _MOST_FAILURES = 32
 
 ByProcess = tuple[int, dict[str, Scored]]
-"""The process that scored a chunk, and what became of it with each scorer."""
+"""Id of the process that scored a chunk, and the results of each scorer."""
 
 
 class Scoring:
-    """Scores chunks of documents, in this process or in several, and gives them back in order.
+    """Scores chunks of documents in this process or in several, and returns them in order.
 
     Args:
         scorers: The scorers of this process, by the name of their scores.
-        configs: How other processes build theirs.
+        configs: The configurations from which other processes build their scorers.
         segmenter_config: How documents are cut.
-        processes: How many; 0 for one a GPU if a scorer computes on GPUs, one if it computes on a certain
-            device, and else one a core.
+        processes: Number of processes. 0 means one per GPU if a scorer runs on any GPU (`cuda`), one if a
+            scorer runs on a given device, and else one per core.
 
     Attributes:
-        most_waiting: How many chunks are being scored, or wait for it, at a time.
+        most_waiting: Most chunks that are being scored or waiting at a time.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Scoring:
         processes = processes or len(gpus) or (1 if devices else num_cores())
         self.most_waiting = 2 * processes if processes > 1 else 1
         self._scorers, self._segment = scorers, segmenter(segmenter_config)
-        # Documents in a row that failed, over shards, by scorer; and by process: one GPU of many may break.
+        # Failed documents in a row, across shards. They are counted by scorer (with process `None`), and also
+        # by process and scorer, because one GPU of many may break.
         self._failures: dict[tuple[int | None, str], int] = {}
         self._others = set(multiprocessing.active_children())
         self._pool: ProcessPoolExecutor | None = None
@@ -72,22 +73,22 @@ class Scoring:
     ) -> None:
         if self._pool is None:
             return
-        if kind is not None:  # nobody waits for what is being scored now
+        if kind is not None:  # nobody waits for the chunks in progress any more
             for child in set(multiprocessing.active_children()) - self._others:
                 child.terminate()
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, Scored]]]:
-        """Scores each chunk; a few are read ahead.
+        """Scores each chunk, and reads a few chunks ahead.
 
-        A chunk whose last documents failed is held back until a later one is scored: if the scorer broke
-        there, they are not given up, and the same command goes on with them.
+        A chunk whose last documents failed is held back until a later document is scored. If the scorer turns
+        out to be broken, these documents are not listed as bad, and the same command scores them later.
 
         Raises:
             PhfError: A scorer is broken or cannot be used, or a process was killed.
         """
         held: deque[tuple[Chunk, dict[str, Scored]]] = deque()
-        # Where what fails now began to: that chunk and those behind it are held back.
+        # The chunk at which the current failures began. That chunk and all later ones are held back.
         since: dict[tuple[int | None, str], int] = {}
         try:
             for number, (chunk, (process, by_scorer)) in enumerate(self._scored(chunks)):
@@ -111,7 +112,7 @@ class Scoring:
         self._failures[key] = failures
         if failures >= _MOST_FAILURES:
             raise PhfError(
-                f"{scored.failed[-1][1]} (and so for {failures} documents in a row); once the scorer works "
+                f"{scored.failed[-1][1]} ({failures} documents in a row have failed); once the scorer works "
                 "again, the same command goes on from here"
             )
         return failures
@@ -138,12 +139,12 @@ class Scoring:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Lists the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -161,13 +162,13 @@ def _start(
     processes: int,
     gpus: Sequence[str],
 ) -> None:
-    """Prepares a scoring process; scorers are built with the first chunk, whose error is heard of."""
+    """Prepares a scoring process. The scorers are built with the first chunk, so that errors are reported."""
     global _configs
     _configs = scorers, segments
     with num_started.get_lock():
         number = num_started.value
         num_started.value += 1
-    # Both are read when torch is first imported, which is later.
+    # torch reads both variables when it is first imported, which happens later.
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // processes)))
@@ -176,7 +177,7 @@ def _start(
 
 
 def _end_with_parent() -> None:
-    """Ends this process with the main one, which may be killed without a word."""
+    """Ends this process when the main process ends, even if the main process was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

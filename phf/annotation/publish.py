@@ -1,8 +1,8 @@
-"""Annotated documents as a Hugging Face dataset, in the format of the corpora published with the paper.
+"""Publishes annotated documents as a Hugging Face dataset, in the format of the paper's corpora.
 
-A row is a document: its `id`, its segments `texts` (joined, they are its text), their `scores` (null: the
-scorer could not tell), `avg_score`, `num_sents` and `spans`. What other scorers have found stands in columns
-of the same names with `_` and the scorer's name behind.
+A row is a document: its `id`, its segments `texts` (they join to its text), their `scores` (null = no score),
+`avg_score`, `num_sents` and `spans`. The results of further scorers are in columns of the same names with the
+suffix `_` and the scorer's name.
 """
 
 from __future__ import annotations
@@ -16,59 +16,61 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from phf.annotation.annotated_documents import Scores, find_annotations, read_annotated, unscored_rows
-from phf.annotation.sidecars import SCHEMA, sidecar_path
+from phf.annotation.annotated_documents import Scores, read_annotated, usable_annotations
+from phf.annotation.annotations import SCHEMA, Annotations
 from phf.base.errors import ConfigError, PhfError
 from phf.config import Config
-from phf.documents.documents import Shard
 from phf.documents.fingerprints import outputs
 from phf.documents.progress import ShardProgress
-from phf.documents.shards import list_shards
+from phf.documents.shards import Shard, bring_scores, list_shards
 
 log = logging.getLogger("phf")
 
-# What is held in memory before it is written.
+# Limits of what is held in memory before it is written.
 _BATCH_DOCUMENTS = 1000
 _BATCH_CHARACTERS = 1_000_000
 
 
-def export(
+def publish(
     config: Config, output: Path | None = None, hub: str | None = None, private: bool = False
 ) -> dict[str, int]:
     """Writes finished annotations, with their documents, as a Hugging Face dataset.
 
     Args:
-        config: `documents` and `annotations` are used, and of `scorer` the name: its scores are `scores`.
-        output: Where to: one parquet file if it ends in `.parquet`, else a folder of `save_to_disk`.
-        hub: Name of a dataset of the Hugging Face hub to upload it to.
-        private: Whether only its owner may see it there.
+        config: `documents`, `annotations` and the name of `scorer` are used. The column `scores` has the
+            scores of that scorer.
+        output: The output: one Parquet file if it ends in `.parquet`, else a folder as of `save_to_disk`.
+        hub: Name of a dataset on the Hugging Face hub to upload to.
+        private: Whether only the owner may see the dataset on the hub.
 
     Returns:
         Numbers of `documents`, of `segments`, and of `bad_rows`, which are left out.
 
     Raises:
-        ConfigError: The output is there already or lies among the documents, or the documents are in this
-            format already.
-        PhfError: The annotations are not complete or do not fit the documents, or it cannot be written or
-            uploaded.
+        ConfigError: The output exists already or lies among the documents, the documents bring their scores,
+            there is no token of the hub, or a dataset that must be private is public.
+        PhfError: The annotations are not complete or do not fit the documents, or the dataset cannot be
+            written or uploaded.
     """
-    if config.documents.format == "scored":
-        raise ConfigError("documents.format=scored: these documents are in the format of the export already")
+    if bring_scores(config.documents):
+        raise ConfigError(
+            f"documents.format={config.documents.format}: these documents bring their scores already"
+        )
     shards = list_shards(config.documents, leave_out=outputs(config))
     if output is not None:
         _check_output(output, Path(str(config.documents.path)))
     first = config.scorer.key
-    found = find_annotations(config.annotations.path, shards, wanted=first)
+    found = usable_annotations(config.annotations.path, shards, wanted=first)
     scorers = [first, *(name for name in found if name != first)]
+    annotations = [Annotations(Path(config.annotations.path) / name) for name in scorers]
     if hub is not None:
         _create_repository(hub, private)
     try:
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".phf-export-", dir=output and output.parent) as temporary:
-            counts = _write(Path(temporary) / "rows.arrow", shards, Path(config.annotations.path), scorers)
+            counts = _write(Path(temporary) / "rows.arrow", shards, annotations)
             _publish(Path(temporary), output, hub)
     except OSError as error:
         raise PhfError(f"the export cannot be written: {error}") from error
@@ -81,27 +83,27 @@ def export(
 
 def _check_output(output: Path, documents: Path) -> None:
     if output.exists():
-        raise ConfigError(f"--export: {output} is there already: choose another place, or delete it")
+        raise ConfigError(f"{output} is there already: choose another place, or delete it")
     if documents.resolve() in output.resolve().parents:
-        raise ConfigError(f"--export: {output} lies among the documents: choose a place outside {documents}")
+        raise ConfigError(f"{output} lies among the documents: choose a place outside {documents}")
 
 
 def _create_repository(hub: str, private: bool) -> None:
-    """Makes sure that the dataset can be uploaded, before it is made.
+    """Creates the repository of the dataset, so that an upload that must fail does so before the export.
 
     Raises:
-        ConfigError: There is no token, or the dataset shall be private and is public already.
-        PhfError: It cannot be created.
+        ConfigError: There is no token, or the dataset must be private and is public already.
+        PhfError: The repository cannot be created.
     """
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
-        raise ConfigError("--push-to-hub: no token of the hub: run `hf auth login`, or set HF_TOKEN")
+        raise ConfigError("no token of the hub: run `hf auth login`, or set HF_TOKEN")
     api = HfApi()
     try:
         api.create_repo(hub, repo_type="dataset", private=private or None, exist_ok=True)
         is_private = api.dataset_info(hub).private
-    except Exception as error:  # a name that is none, a token without the right, no network, ...
+    except Exception as error:  # an invalid name, a token without permission, no network, ...
         raise _refused(hub, error) from error
     if private and not is_private:
         raise ConfigError(f"--private: the dataset {hub} is public already: make it private on the hub first")
@@ -109,15 +111,15 @@ def _create_repository(hub: str, private: bool) -> None:
 
 def _refused(hub: str, error: Exception) -> PhfError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return PhfError(f"--push-to-hub: cannot upload to {hub}: {reason:.300}")
+    return PhfError(f"cannot upload to {hub}: {reason:.300}")
 
 
 def _publish(folder: Path, output: Path | None, hub: str | None) -> None:
-    """Puts the rows in a folder into their final format and place."""
+    """Converts the rows in a folder to their final format, and moves or uploads the result."""
     import datasets
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    datasets.logging.set_verbosity_error()  # it warns where there is only one file to upload
+    datasets.logging.set_verbosity_error()  # the library warns if there is only one file to upload
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
         disable_progress_bars()
@@ -136,15 +138,15 @@ def _publish(folder: Path, output: Path | None, hub: str | None) -> None:
             raise _refused(hub, error) from error
 
 
-def _write(path: Path, shards: Sequence[Shard], annotations: Path, scorers: Sequence[str]) -> dict[str, int]:
-    """Writes all rows as an Arrow stream, which `datasets` maps into memory; says how much there is."""
+def _write(path: Path, shards: Sequence[Shard], scorers: Sequence[Annotations]) -> dict[str, int]:
+    """Writes all rows as an Arrow stream, which `datasets` maps into memory; returns the counts."""
     counts = dict.fromkeys(("documents", "segments", "bad_rows"), 0)
     schema = _schema(scorers)
     with ShardProgress("export", shards) as progress, pa.ipc.new_stream(str(path), schema) as writer:
         for shard in shards:
-            failed = [unscored_rows(annotations / scorer, shard.name) for scorer in scorers]
+            failed = [{row.row for row in scorer.bad_rows(shard.name)} for scorer in scorers]
             counts["bad_rows"] += len(set.intersection(*failed))
-            for rows in _batches(_rows(shard, annotations, scorers, failed)):
+            for rows in _batches(_rows(shard, scorers, failed)):
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
                 counts["documents"] += len(rows)
                 counts["segments"] += sum(row["num_sents"] for row in rows)
@@ -153,12 +155,12 @@ def _write(path: Path, shards: Sequence[Shard], annotations: Path, scorers: Sequ
     return counts
 
 
-def _columns(scorers: Sequence[str]) -> list[str]:
-    """What is appended to the names of the columns of each scorer; nothing for the first."""
-    return ["", *(f"_{scorer}" for scorer in scorers[1:])]
+def _columns(scorers: Sequence[Annotations]) -> list[str]:
+    """Returns the suffix of the column names of each scorer; the first scorer has none."""
+    return ["", *(f"_{scorer.name}" for scorer in scorers[1:])]
 
 
-def _schema(scorers: Sequence[str]) -> pa.Schema:
+def _schema(scorers: Sequence[Annotations]) -> pa.Schema:
     fields = [("id", pa.string()), ("texts", pa.list_(pa.string())), ("num_sents", pa.int32())]
     for end in _columns(scorers):
         fields += [
@@ -170,12 +172,11 @@ def _schema(scorers: Sequence[str]) -> pa.Schema:
 
 
 def _rows(
-    shard: Shard, annotations: Path, scorers: Sequence[str], failed: Sequence[set[int]]
+    shard: Shard, scorers: Sequence[Annotations], failed: Sequence[set[int]]
 ) -> Iterator[dict[str, Any]]:
-    """The rows of the documents of a shard; `failed` has those that each scorer lists as bad."""
-    folders = [annotations / scorer for scorer in scorers]
-    readers = [_spans(folder, shard.name) for folder in folders]
-    for document in read_annotated(shard, folders):
+    """Yields the rows of the documents of a shard; `failed` has the rows that each scorer lists as bad."""
+    readers = [_spans(scorer, shard.name) for scorer in scorers]
+    for document in read_annotated(shard, scorers):
         texts = document.segments()
         row = {
             "id": document.id.encode(errors="replace").decode(),
@@ -190,16 +191,15 @@ def _rows(
 
 
 def _mean(scores: Scores) -> float | None:
-    """The plain mean over the scored segments, as in the published corpora; `None` if there are none."""
+    """Returns the plain mean over the scored segments, as in the published corpora; `None` without any."""
     known = scores[~np.isnan(scores)]
     return float(known.mean(dtype=np.float64)) if len(known) else None
 
 
-def _spans(folder: Path, shard: str) -> Iterator[list[dict[str, Any]]]:
-    """The spans of each document that a scorer's sidecar has."""
-    with pq.ParquetFile(sidecar_path(folder, shard)) as file:
-        for batch in file.iter_batches(batch_size=1024, columns=["spans"]):
-            yield from batch.column("spans").to_pylist()
+def _spans(annotations: Annotations, shard: str) -> Iterator[list[dict[str, Any]]]:
+    """Yields the spans of each document in a scorer's sidecar."""
+    for batch in annotations.batches(shard, spans=True, size=1024):
+        yield from batch.spans
 
 
 def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Scoring some documents: segments, their scores, and which documents a scorer fails on."""
+"""Scores a chunk of documents, and isolates the documents on which a scorer fails."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from numbers import Real
 from operator import index
 from typing import Any
 
-from phf.documents.documents import LARGEST_SCORE, Document
+from phf.documents.formats.base import Document
+from phf.documents.formats.scored import LARGEST_SCORE
 from phf.documents.segments import Segmenter
 from scorers import Score, Scorer, ScorerError, Span
 
-# An error may hold the whole text that it is about.
+# Reasons are cut to this length, because an error may quote the whole text.
 _REASON_CHARACTERS = 200
 
-# Whatever a scorer raises fails its document; a library that calls `sys.exit` must not end all quietly.
+# Any exception of a scorer fails its document. SystemExit is included, because a library that calls
+# `sys.exit` would otherwise end the command without an error.
 _FAILURES = (Exception, SystemExit)
 
 
@@ -25,12 +27,12 @@ class Annotation:
     """The scores of one document.
 
     Attributes:
-        row: Its row in the shard.
-        id: Its name.
-        source: Where it comes from, if it says so.
-        segment_ends: Characters at which its segments end.
-        scores: A score for each segment; `None`: the scorer cannot say.
-        spans: For each segment what caused its score.
+        row: Row in the shard.
+        id: Id of the document.
+        source: Origin of the document, if it is known.
+        segment_ends: Segment ends in characters.
+        scores: A score for each segment; `None` = no score.
+        spans: For each segment, the spans that caused its score.
     """
 
     row: int
@@ -46,8 +48,8 @@ class Chunk:
     """Documents that are scored in one go.
 
     Attributes:
-        documents: Each with its row in the shard.
-        scorers: Which scorers are to score them.
+        documents: Each document with its row in the shard.
+        scorers: Names of the scorers to score them.
         position: How much of the shard had been read after the last of them.
     """
 
@@ -63,11 +65,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What became of the documents of a chunk with one scorer.
+    """The results of one scorer for a chunk.
 
     Attributes:
-        annotations: Of the documents that could be scored, in order.
-        failed: Row and reason of the others.
+        annotations: The documents that could be scored, in order.
+        failed: Row and reason of each other document.
     """
 
     annotations: list[Annotation]
@@ -75,14 +77,15 @@ class Scored:
 
     @property
     def last_row(self) -> int:
-        """The last row that the scorer has been of use for, -1 if none; an empty document needs no scorer."""
+        """Last row that the scorer scored, or -1. Empty documents do not count: they need no scorer."""
         return max((one.row for one in self.annotations if one.segment_ends), default=-1)
 
 
 def score_chunk(chunk: Chunk, scorers: Mapping[str, Scorer], segment: Segmenter) -> dict[str, Scored]:
-    """Cuts documents, and has them scored by each scorer of the chunk.
+    """Cuts documents into segments, and scores them with each scorer of the chunk.
 
-    A document that a scorer fails on is scored once more on its own before it is given up.
+    If a scorer fails on the chunk, each document is scored once more on its own. Only the documents that fail
+    again are listed as failed.
 
     Raises:
         ScorerError: A scorer cannot be used at all.
@@ -116,7 +119,7 @@ def _score_chunk(
 
 
 def _score_alone(segments: Sequence[str], scorer: Scorer) -> Values | str:
-    """The scores of one document, or why there are none."""
+    """Scores one document on its own; returns the reason if that fails."""
     try:
         (scores,) = scorer.score([segments])
         return _checked(segments, scores)
@@ -128,15 +131,16 @@ def _score_alone(segments: Sequence[str], scorer: Scorer) -> Values | str:
 
 
 def _checked(segments: Sequence[str], scores: Sequence[Score]) -> Values:
-    """The scores of a document.
+    """Checks the scores of a document, and returns scores and spans of its segments.
 
     Raises:
-        ValueError: They break the contract.
+        ValueError: A score violates the contract of `Scorer`.
     """
     if len(scores) != len(segments):
         raise ValueError(f"{len(scores)} scores for {len(segments)} segments")
     values: list[Any] = [score.value for score in scores]
-    # Nearly always all are right, and told at once; to look at each takes longer than all else here.
+    # Nearly always all scores are valid, which one fast check shows. A check of each score would take longer
+    # than the rest of this function.
     if set(map(type, values)) != {float} or not (min(values) >= 0 and sum(values) <= LARGEST_SCORE):
         values = [_value(value) for value in values]
     spans = [score.spans for score in scores]

@@ -1,4 +1,4 @@
-"""A picture of the statistics of a scorer: how its scores are spread, and where the high ones come from."""
+"""Draws the statistics of a scorer: the distribution of its scores, and the sources of high scores."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phf.base.files import replacing
 from phf.base.plot_style import COLOURS, MUTED, WHITE, house_style, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_SOURCES = 12
-# On a linear axis, scores so many times the largest but for 1 % would leave no room for the others.
+# If the highest score is this many times the 0.99 quantile, a linear axis would leave no room for the others.
 _LOG_RATIO = 20
-# Shares below this are not to be told apart on a linear axis.
+# Shares below this cannot be told apart on a linear axis.
 _LOG_SHARE = 0.01
 
 
 def draw(statistics: Mapping[str, Any], path: Path) -> None:
-    """Draws what `phf.annotation.statistics` says of a scorer to a PNG file."""
+    """Draws the statistics of a scorer, as returned by `phf.annotation.statistics`, to a PNG file."""
     from matplotlib.figure import Figure
 
     sources = statistics["sources"][:_MOST_SOURCES]
@@ -30,9 +31,8 @@ def draw(statistics: Mapping[str, Any], path: Path) -> None:
         _spread(panels[0], statistics)
         if sources:
             _by_source(panels[1], list(statistics["above"])[-1], sources)
-        temporary = path.with_name(f".{path.name}.tmp")
-        figure.savefig(temporary, format="png", dpi=200, facecolor=WHITE, metadata={"Software": None})
-    temporary.replace(path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=200, facecolor=WHITE, metadata={"Software": None})
 
 
 def _spread(axes: Axes, statistics: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ def _spread(axes: Axes, statistics: Mapping[str, Any]) -> None:
         axes.set(xticks=[], yticks=[])
         return
     scores, shares = zip(*statistics["share_above"], strict=True)
-    last = shares[-2]  # above the highest score there is none, which a logarithm cannot show
+    last = shares[-2]  # the share above the highest score is 0, which a logarithmic axis cannot show
     axes.step(scores, [*shares[:-1], last], where="post", color=COLOURS[0])
     if 0 < statistics["quantiles"]["0.99"] * _LOG_RATIO < statistics["max"]:
         axes.set_xscale("log")
@@ -83,5 +83,5 @@ def _by_source(axes: Axes, threshold: str, sources: Sequence[Mapping[str, Any]])
     axes.grid(visible=False)
     axes.tick_params(axis="y", length=0)
     axes.set_xticks([])
-    axes.set_xlabel("By source; in brackets how many segments it has")
+    axes.set_xlabel("By source, with its number of segments in brackets")
     axes.spines["bottom"].set_visible(False)

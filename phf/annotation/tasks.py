@@ -1,29 +1,23 @@
-"""A task of an executor of datatrove: it scores one part of the shards, and its lines go to datatrove's log.
+"""Runs one part of the shards as a task of a datatrove executor.
 
-Whoever imports this module needs the extra `datatrove`.
+This module needs the extra `datatrove`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import platform
-import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from phf.annotation.annotate import annotate
-from phf.annotation.pool import num_cores
 from phf.base.errors import PhfError
 from phf.config import Config, ExecutorConfig
 
 try:
     import datatrove  # noqa: F401
-    import multiprocess  # datatrove's variant of multiprocessing
     from loguru import logger
 except ImportError as error:
     raise PhfError(
@@ -31,67 +25,48 @@ except ImportError as error:
     ) from error
 
 log = logging.getLogger("phf")
-logger.disable("datatrove")  # many lines a task, and a traceback on the terminal for each that fails
+logger.disable("datatrove")  # it logs many lines per task, and a traceback for each task that fails
 
 
 class Part:
-    """The one step of the pipeline: `annotate` for the part of a task.
+    """The one step of the pipeline: it runs `annotate` for the part of a task.
 
     Args:
-        config: As it was given.
-        parts: Of each task, its part.
-        logs: datatrove's folder.
-        processes: That score in a task; 0 for one a GPU or core.
-        workers: Tasks at a time on this machine; `None` on a cluster.
+        config: The configuration.
+        parts: The part of each task.
+        logs: datatrove's log folder.
+        processes: Scoring processes per task; 0 for one per GPU or core.
     """
 
-    def __init__(self, config: Config, parts: Sequence[int], logs: Path, processes: int, workers: int | None):
-        self._config, self._parts, self._logs = config, parts, logs
-        self._processes, self._workers = processes, workers
-        self._folder = Path.cwd()  # where relative paths start; Ray starts elsewhere
+    def __init__(self, config: Config, parts: Sequence[int], logs: Path, processes: int):
+        self._config, self._parts, self._logs, self._processes = config, parts, logs, processes
+        self._folder = Path.cwd()  # relative paths start here, but Ray starts tasks in another folder
 
     def __repr__(self) -> str:
         return "phf annotate"
 
     def __call__(self, _: object, rank: int, world_size: int) -> None:
         part, settings = self._parts[rank], self._config.annotations
-        if multiprocess.parent_process():
-            self._settle_in()
         settings = replace(settings, executor=ExecutorConfig(), part=part, processes=self._processes)
         with chdir(self._folder), _logged():
             log.info("part %d of %d, on %s", part, settings.parts, platform.node())
             try:
                 annotate(replace(self._config, annotations=settings))
             except Exception as error:
-                logger.opt(exception=True).debug("failed")  # for the log's file only
+                logger.opt(exception=True).debug("failed")  # for the log file only
                 reason = str(error).partition("\n")[0] if isinstance(error, PhfError) else repr(error)
                 path = self._logs / "logs" / f"task_{rank:05d}.log"
                 raise PhfError(f"part {part}: {reason} ({path} has more)") from error
 
-    def _settle_in(self) -> None:
-        """Makes this process one of several that the main one has started."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends this one
-        threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
-        os.environ["TTY_COMPATIBLE"] = "0"  # no bars over each other: rich writes lines then
-        if self._workers:
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // self._workers)))
-
-
-def end_with_parent(parent: int) -> None:
-    """Ends this process with the one that started it, which may be killed without a word."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
 
 class _ToLoguru(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        logger.opt(depth=6).log(record.levelname, record.getMessage())  # from where it was logged
+        logger.opt(depth=6).log(record.levelname, record.getMessage())  # depth 6 is the original caller
 
 
 @contextmanager
 def _logged() -> Iterator[None]:
-    """The project's lines go to the log of the task, and nowhere else."""
+    """Sends the project's log lines to the log of the task only."""
     before = log.handlers[:], log.level, log.propagate
     log.handlers[:], log.propagate = [_ToLoguru()], False
     log.setLevel(logging.INFO)

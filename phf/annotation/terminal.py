@@ -1,4 +1,4 @@
-"""What the terminal shows of annotations: how far they have come, and what the scores are like."""
+"""Prints the status and the statistics of annotations in the terminal."""
 
 from __future__ import annotations
 
@@ -12,27 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from phf.annotation.statistics import statistics
-from phf.annotation.status import Status, status
-from phf.config import Config
+from phf.annotation.status import Status
 
 _DASH = "\u2013"
 _MOST_SOURCES = 20
 _QUANTILES = ("0.05", "0.25", "0.5", "0.75", "0.95", "0.99", "0.999")
 
 
-def show(config: Config, of_status: bool) -> None:
-    """Prints status or statistics of the scorers of a configuration; see `status` and `statistics`."""
-    console = Console()
-    if of_status:
-        print_status(status(config), console)
-    else:
-        for found in statistics(config):
-            print_statistics(found, console)
-
-
 def print_status(found: Sequence[Status], console: Console) -> None:
-    """Shows what `phf.annotation.status` returns."""
+    """Prints the results of `phf.annotation.status`."""
     table = Table("", box=SIMPLE_HEAD, pad_edge=False)
     for s in found:
         table.add_column(Text(s.scorer), justify="right")
@@ -57,7 +45,7 @@ def print_status(found: Sequence[Status], console: Console) -> None:
 
 
 def print_statistics(found: Mapping[str, Any], console: Console) -> None:
-    """Shows what `phf.annotation.statistics` has on a scorer."""
+    """Prints the statistics of a scorer, as returned by `phf.annotation.statistics`."""
     shards = found["shards"]
     of_shards = "" if shards["done"] == shards["all"] else f", {shards['done']} of {shards['all']} shards"
     head = f"{found['scorer']}: {found['measures']}{of_shards}"
@@ -87,7 +75,7 @@ def _by_source(found: Mapping[str, Any]) -> Table:
     thresholds, sources = found["above"], found["sources"]
     counts = ["documents", "segments", "unscored"][: 3 if found["unscored"] else 2]
     table = _table("Source", *map(str.title, counts), "Mean", *(f"% > {t}" for t in thresholds))
-    table.caption = "% >: of the segments / of their characters that score above"
+    table.caption = "% >: share of the segments / of their characters with a score above"
     for name, group in [("all", found), *((s["source"], s) for s in sources[:_MOST_SOURCES])]:
         table.add_row(
             Text("(none)" if name is None else _shorten(name, 24)),
@@ -128,5 +116,5 @@ def _shorten(text: str, length: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text without what would steer the terminal."""
+    """Replaces the characters that could steer the terminal."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)

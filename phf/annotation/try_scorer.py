@@ -1,4 +1,4 @@
-"""Trying a scorer on a text: `phf scorers try` shows what it says of each segment, and why."""
+"""Tries a scorer on a text and prints the score and the spans of each segment: `phf scorers try`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rich.text import Text
 from phf.annotation.score_chunk import Chunk, score_chunk
 from phf.base.errors import ConfigError, PhfError
 from phf.config import load_config
-from phf.documents.documents import Document
+from phf.documents.formats.base import Document
 from phf.documents.segments import segmenter
 from scorers import Scorer, Span, load_scorer
 
-# Labels take these in turn.
+# Colours of the labels, in turn.
 _COLOURS = ("red", "cyan", "magenta", "yellow", "blue", "green")
 
-# Where a span without a character stands.
+# Marks the position of an empty span.
 _CARET = "\N{CARET}"
 
-# Of what a span holds, so much is repeated beside its label.
+# Most characters of a span's text that are repeated beside its label.
 _EXCERPT_CHARS = 40
 
 
@@ -31,14 +31,14 @@ def try_scorer(name: str, text: bytes, options: Sequence[str], unit: str | None,
     """Cuts a text into segments, scores them, and prints them with their scores and spans.
 
     Args:
-        name: A scorer, as `scorer.name` in a configuration.
+        name: A scorer, as in `scorer.name`.
         text: The text, UTF-8.
-        options: Its options, each `key=value`.
+        options: The scorer's options, each `key=value`.
         unit: The segmenter; `None` for the one that suits the scorer.
         console: Where to print.
 
     Raises:
-        ConfigError: The text is none, or an option is not `key=value`.
+        ConfigError: The text is empty or not UTF-8, or an option is not `key=value`.
         PhfError: The scorer fails on the text.
         scorers.ScorerError: The scorer cannot be built or used.
     """
@@ -69,7 +69,7 @@ def _table(
     scores: Sequence[float | None],
     spans: Sequence[Sequence[Span]],
 ) -> Table:
-    """A row for each segment: its score; its text, and under it a line for each span."""
+    """Builds a table with a row for each segment: its score; its text, and under it a line for each span."""
     table = Table("score", box=None, header_style="bold")
     table.add_column("segment", overflow="fold")
     labels = dict.fromkeys(span.label for found in spans for span in found)
@@ -89,8 +89,8 @@ def _score(value: float | None, low: float, high: float) -> Text:
 
 
 def _marked(segment: str, spans: Iterable[Span], colours: dict[str, str]) -> Text:
-    """The segment with its spans in colour; of two that overlap the shorter one is on top."""
-    # A line of the segment is a line of the screen.
+    """Returns the segment with its spans in colour. Of two overlapping spans, the shorter one is on top."""
+    # Line feeds are shown as \n, and also end the line on the screen.
     shown = [_visible(character) for character in segment] + [""]
     shown[:-2] = [text + "\n" if text == r"\n" else text for text in shown[:-2]]
     for place in {span.start for span in spans if span.start == span.end}:
@@ -107,7 +107,7 @@ def _marked(segment: str, spans: Iterable[Span], colours: dict[str, str]) -> Tex
 
 
 def _named(segment: str, span: Span, colour: str) -> Text:
-    """Where a span is, its label, and what it holds."""
+    """Returns the position of a span, its label, and its text."""
     held = segment[span.start : span.end]
     excerpt = held if len(held) <= _EXCERPT_CHARS else f"{held[: _EXCERPT_CHARS - 3]}..."
     return Text.assemble(
@@ -120,7 +120,7 @@ def _place(span: Span) -> tuple[int, int, str]:
 
 
 def _visible(text: str) -> str:
-    r"""The text with escapes (`\n`, `\x1b`) for what would not be seen, or would steer the terminal."""
+    r"""Escapes characters (`\n`, `\x1b`) that would be invisible or would steer the terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text

@@ -1,17 +1,16 @@
-"""The segments of a corpus with the highest scores."""
+"""Finds the segments of a corpus with the highest scores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from phf.annotation.sidecars import sidecar_path
+from phf.annotation.annotations import Annotations
+from phf.annotation.manifest import Manifest
 from phf.base.errors import PhfError
 from phf.config import Config
 from phf.documents.fingerprints import outputs
@@ -20,7 +19,7 @@ from phf.documents.shards import list_shards
 
 @dataclass(frozen=True, slots=True)
 class _Example:
-    """A segment: its score, shard, row in the shard, and first and last character in the document."""
+    """A segment: its score, shard, row in the shard, and start and end in the document, in characters."""
 
     score: float
     shard: str
@@ -30,13 +29,13 @@ class _Example:
 
 
 class Worst:
-    """Keeps the segments with the highest scores above 0: of each document one, of each text one.
+    """Keeps the segments with the highest scores above 0, at most one of each document and of each text.
 
-    Texts are not at hand: segments of one score and one length are taken to have the same, and the first of
-    them is kept.
+    The texts are not read here. Segments with the same score and the same length are assumed to have the same
+    text, and only the first of them is kept.
 
     Args:
-        count: How many.
+        count: How many segments to keep.
     """
 
     def __init__(self, count: int):
@@ -51,7 +50,7 @@ class Worst:
         ends: NDArray[np.int64],
         scores: NDArray[np.float32],
     ) -> None:
-        """Adds segments of whole documents, each an array [S]; see `_Example`. NaN is no score."""
+        """Adds the segments of whole documents, as arrays [S]; see `_Example`. NaN means no score."""
         least = self._found[-1].score if len(self._found) >= self._count > 0 else 0.0
         above = np.flatnonzero(scores > least)
         above = above[np.argsort(-scores[above], kind="stable")]
@@ -66,16 +65,17 @@ class Worst:
             distinct.setdefault((example.score, example.end - example.start), example)
         self._found = [*distinct.values()][: self._count]
 
-    def read(self, folder: Path, manifest: Mapping[str, Any], config: Config) -> dict[str, Any]:
-        """The examples with what sidecars and documents have on them.
+    def read(self, annotations: Annotations, manifest: Manifest, config: Config) -> dict[str, Any]:
+        """Returns the examples, with what the sidecars and the documents have on them.
 
         Args:
-            folder: The scorer's annotations.
+            annotations: The scorer's annotations.
             manifest: Their manifest.
-            config: Its `documents`, of which the text is read again.
+            config: Its `documents` are read again for the texts.
 
         Returns:
-            `worst`, the highest score first; and `no_text`, why some have no text, `None` if all have.
+            `worst`, the examples with the highest score first, and `no_text`, the reason why some have no
+                text (`None` if all have).
 
         Raises:
             PhfError: A sidecar cannot be read.
@@ -83,11 +83,11 @@ class Worst:
         wanted: dict[str, list[int]] = {}
         for example in self._found:
             wanted.setdefault(example.shard, []).append(example.row)
-        rows = {(shard, r["row"]): r for shard in wanted for r in _read_sidecar(folder, shard, wanted[shard])}
+        rows = {shard: annotations.rows(shard, wanted[shard]) for shard in wanted}
         texts, no_text = _read_texts(config, manifest, wanted)
         worst = []
         for example in self._found:
-            row, text = rows[example.shard, example.row], texts.get((example.shard, example.row))
+            row, text = rows[example.shard][example.row], texts.get((example.shard, example.row))
             if text is not None and len(text) != row["segment_ends"][-1]:
                 text, no_text = None, "the documents or their options have changed since they were annotated"
             segment = row["segment_ends"].index(example.end)
@@ -106,22 +106,18 @@ class Worst:
         return {"worst": worst, "no_text": no_text}
 
 
-def _read_sidecar(folder: Path, shard: str, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Some rows of a sidecar."""
-    path = sidecar_path(folder, shard)
-    columns = [name for name in pq.read_schema(path).names if name != "scores"]
-    return pq.read_table(path, columns=columns, filters=[("row", "in", rows)]).to_pylist()
-
-
 def _read_texts(
-    config: Config, manifest: Mapping[str, Any], wanted: Mapping[str, Sequence[int]]
+    config: Config, manifest: Manifest, wanted: Mapping[str, Sequence[int]]
 ) -> tuple[dict[tuple[str, int], str], str | None]:
-    """Texts of documents by shard and row, and why some are not there, `None` if all are.
+    """Reads the texts of documents by shard and row.
 
-    Only shards of which there is an example are read, and these as far as the last one.
+    Only the shards that hold an example are read, each up to its last example.
+
+    Returns:
+        The texts, and the reason why some are missing; `None` if none is.
     """
     texts: dict[tuple[str, int], str] = {}
-    fingerprints = {shard["name"]: shard["fingerprint"] for shard in manifest["shards"]}
+    fingerprints = manifest.fingerprints
     no_text = None
     try:
         shards = {shard.name: shard for shard in list_shards(config.documents, outputs(config))}

@@ -1,1 +1,1 @@
-"""Ground of the other packages: errors, atomic files, locks, resumable work, estimates with intervals."""
+"""Holds what all rooms share: errors, atomic files, locks, resumable work, estimates with intervals."""

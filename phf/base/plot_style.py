@@ -1,4 +1,4 @@
-"""How plots look, wherever they are drawn."""
+"""Sets the style of every plot: colours, fonts, grid."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Okabe and Ito's colours, which people with any kind of colour blindness tell apart, in an order that keeps
-# the first few far apart; a dark red instead of yellow (invisible on white). The second row is lighter, for
-# dark pages.
+# The Okabe-Ito colours can be told apart with any kind of colour blindness. The order keeps the first few far
+# apart. Dark red replaces yellow, which is invisible on white. The second row is lighter, for dark pages.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c6570", "#882255")
 DARK_COLOURS = ("#5aabe3", "#f58442", "#2cc79d", "#e5a0c5", "#f5b93d", "#93d0f5", "#a9b2bd", "#cf6f9c")
-# No series has one of these.
+# No series uses these colours.
 INK, MUTED, GRID, WHITE = "#1b1f24", "#59636f", "#d9dde2", "#ffffff"
 _STYLE = {
     "font.size": 9.5,
@@ -26,7 +25,7 @@ _STYLE = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.8,
     "lines.markersize": 6,
-    "text.parse_math": False,  # a name with dollar signs is no formula
+    "text.parse_math": False,  # a name with dollar signs is not a formula
     "figure.constrained_layout.w_pad": 0.08,
     "figure.constrained_layout.h_pad": 0.06,
     "legend.frameon": False,
@@ -46,17 +45,17 @@ _STYLE = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Figures drawn in it have the style, and the caller's settings stay as they are."""
+    """Applies the style to figures drawn in the block; the caller's settings stay as they are."""
     import matplotlib as mpl
 
-    # Not pyplot: figures of our own need no display.
+    # pyplot is not imported, because these figures need no display.
     with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_STYLE}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name may be in any script
         yield
 
 
 def percent() -> Any:
-    """Labels shares of an axis as percentages, with as many decimals as they need."""
+    """Returns an axis formatter that shows shares as percentages, with as many decimals as needed."""
     from matplotlib.ticker import FuncFormatter
 
     return FuncFormatter(lambda share, _: f"{100 * share:.3g} %")

@@ -1,4 +1,4 @@
-"""How far something has come."""
+"""Shows the progress of long work: a bar in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ log = logging.getLogger("phf")
 
 
 def sampling_progress(scenario: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Of sampling a scenario."""
+    """Shows the progress of sampling a scenario; see `progress`."""
     return progress(f"sampling {scenario}", total)
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar where somebody watches, else a line of the log now and then."""
+    """Shows a progress bar in a terminal; elsewhere logs a line about every 30 seconds.
+
+    Yields:
+        A function to call with the number of items that have just been finished.
+    """
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (

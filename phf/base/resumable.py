@@ -1,4 +1,4 @@
-"""Long work in parts, each of which is kept as soon as it is done: what is stopped goes on with the next."""
+"""Keeps long work in parts, each saved when it is done, so that stopped work goes on with the next part."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from phf.base.errors import writing
+from phf.base.files import write_text, writing
 
 
 class Parts:
-    """The finished parts of a piece of work, as JSON files in a folder.
+    """Stores the finished parts of a piece of work as JSON files in a folder.
 
     Args:
-        folder: The folder; what is there of another piece of work goes.
-        identity: All that decides the work.
+        folder: The folder. Parts of a different piece of work are deleted.
+        identity: Everything that determines the results of the work.
 
     Raises:
         PhfError: The folder cannot be written.
@@ -30,25 +30,22 @@ class Parts:
             self.write("identity", identity)
 
     def read(self, name: str) -> Any:
-        """A part; `None` if it is not done."""
+        """Returns a part, or `None` if it is not finished."""
         try:
             return json.loads(self._path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
     def write(self, name: str, content: Any) -> None:
-        """Keeps a part.
+        """Saves a part.
 
         Raises:
-            PhfError: It cannot be written.
+            PhfError: The part cannot be written.
         """
-        temporary = self.folder / f".{name}.tmp"
-        with writing(self._path(name)):
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-            temporary.replace(self._path(name))
+        write_text(self._path(name), json.dumps(content))
 
     def remove(self) -> None:
-        """Deletes them all."""
+        """Deletes all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, name: str) -> Path:

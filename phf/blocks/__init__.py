@@ -1,1 +1,1 @@
-"""Blocks: what a model reads, as a pure function of an index."""
+"""Packs documents into blocks that a model reads; a block is a pure function of its index."""

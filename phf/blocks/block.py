@@ -1,4 +1,4 @@
-"""What a model reads at once: T + 1 successive tokens of the stream, and what is known of each."""
+"""Defines a block: T + 1 successive tokens, with the segment, score and kind of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from phf.blocks.tagged_segments import Int
 
 
 class Kind:
-    """What a token of a block is."""
+    """The kind of a token in a block."""
 
     TEXT = 0
     EOS = 1
@@ -25,9 +25,9 @@ class Block:
 
     Attributes:
         tokens: int64 [T + 1].
-        segments: int64 [T + 1], index of each token's segment in the split; -1 for padding. A tag
-            belongs to the segment it precedes, `<|endoftext|>` to the first of its document.
-        scores: float32 [T + 1], score of that segment; NaN if it has none, and for padding.
+        segments: int64 [T + 1], index of each token's segment in the split; -1 for padding. A tag belongs to
+            the segment after it, and `<|endoftext|>` to the first segment of its document.
+        scores: float32 [T + 1], score of that segment; NaN for padding and for a segment without a score.
         kind: uint8 [T + 1], see `Kind`.
     """
 
@@ -37,7 +37,11 @@ class Block:
     kind: NDArray[np.uint8]
 
     def positions(self) -> Int:
-        """Place of each token but the last in its document, or in the block if it begins later: int64 [T]."""
+        """Returns the position of each token but the last: int64 [T].
+
+        Positions are counted from the start of the document, or from the start of the block if the document
+        begins in an earlier block.
+        """
         place = np.arange(len(self.kind) - 1)
         opens = self.kind[:-1] == Kind.EOS
         return place - np.maximum.accumulate(np.where(opens, place, 0))

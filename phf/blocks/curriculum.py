@@ -1,4 +1,4 @@
-"""Views one after the other: plain text first or last, or finetuning that goes on where a run stopped."""
+"""Joins views into one sequence of blocks: plain text first or last, or finetuning after another run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from phf.blocks.block import Block
 from phf.blocks.packed import PackedView
 
 Place = tuple[int, int, int]
-"""A phase, an epoch of its view, and a block of that."""
+"""A phase, an epoch of the phase's view, and a block of that epoch."""
 
 
 class Phases:
-    """One endless sequence of blocks, of which each phase has a stretch.
+    """One endless sequence of blocks, divided into successive phases.
 
     Args:
-        views: The view of each phase; it counts its own blocks from 0.
+        views: The view of each phase. Each view counts its own blocks from 0.
         starts: Index of the first block of each phase, ascending from 0.
     """
 
@@ -27,25 +27,25 @@ class Phases:
 
     @property
     def learns_tags(self) -> bool:
-        """Whether tags are targets that count."""
+        """Whether tags count as targets."""
         return all(view.learns_tags for view in self.views)
 
     @property
     def epoch_tokens(self) -> int:
-        """Length of the stream of a whole epoch of the phase that is not plain."""
+        """Tokens in a whole epoch of the phase that is not plain text."""
         return next((view for view in self.views if view.view != View()), self.views[0]).epoch_tokens
 
     def locate(self, index: int) -> Place:
-        """Where the index-th block is, from 0."""
+        """Returns the place of the index-th block, counted from 0."""
         phase = bisect_right(self.starts, index) - 1
         return phase, *self.views[phase].locate(index - self.starts[phase])
 
     def block(self, phase: int, epoch: int, i: int) -> Block:
-        """The block at a place."""
+        """Returns the block at a place."""
         return self.views[phase].block(epoch, i)
 
     def num_targets(self, indices: Iterable[int]) -> int:
-        """How many targets of blocks of the endless sequence count, see `PackedView`."""
+        """Returns how many targets of these blocks of the endless sequence count; see `PackedView`."""
         by_phase: list[list[int]] = [[] for _ in self.views]
         for index in indices:
             phase = bisect_right(self.starts, index) - 1
@@ -56,14 +56,15 @@ class Phases:
 def in_phases(
     packed: Callable[..., PackedView], view: View, *, begin: int, end: int | None, seen: int = 0
 ) -> PackedView | Phases:
-    """A view with plain text before and after it.
+    """Puts plain text before and after a view.
 
     Args:
-        packed: Makes a packed view; takes `after` and `stop`.
-        view: What is seen in between.
-        begin: Plain blocks before it, those included that an earlier run on plain text has read.
-        end: Index of the block from which on the text is plain again; `None`: never.
-        seen: Blocks that the earlier run has read.
+        packed: Makes a packed view; it must accept `after` and `stop`.
+        view: The view between the two stretches of plain text.
+        begin: Number of plain blocks before the view, including those that an earlier run on plain text has
+            read.
+        end: Index of the first block from which the text is plain again; `None` for never.
+        seen: Number of blocks that the earlier run has read.
     """
     starts = [0, begin] if end is None else [0, begin, max(begin, end)]
     views: list[PackedView] = []
@@ -71,7 +72,7 @@ def in_phases(
     for kind, start, stop in zip((View(), view, View()), starts, [*starts[1:], None], strict=False):
         if start == stop:
             continue
-        # The earlier run did not know that it would stop, and shuffled further.
+        # The earlier run did not know where it would stop, so its shuffling went beyond that block.
         known = stop is not None and not (seen and start == 0)
         views.append(
             packed(

@@ -1,4 +1,4 @@
-"""Batches for training: which blocks make which optimizer step, on which process."""
+"""Makes batches for training: decides which blocks form which optimizer step, on which process."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from phf.blocks.curriculum import Phases
 from phf.blocks.packed import PackedView
 
 if TYPE_CHECKING:
-    from objectives import Batch
+    from objectives.engine import Batch
 
 
 class StepBlocks(Sampler[list[int]]):
-    """Indices of the blocks of each micro-batch, without end.
+    """Yields the block indices of each micro-batch, endlessly.
 
-    Step s is made of blocks [s * batch, (s + 1) * batch) of the endless sequence of blocks, whatever the
-    number of processes; each process takes every `world_size`-th micro-batch of them.
+    Step s consists of blocks [s * batch, (s + 1) * batch) of the endless sequence of blocks, for any number
+    of processes. Each process takes every `world_size`-th micro-batch of the step.
 
     Args:
         first_block: The first block of step 0.
-        batch: Blocks of a step, over all processes.
-        micro_batch: Blocks of a micro-batch.
-        rank: Which process this is.
-        world_size: Of how many.
-        first_step: Where to begin.
-        distinct_steps: After so many steps their blocks come again; `None`: never.
+        batch: Blocks in a step, over all processes.
+        micro_batch: Blocks in a micro-batch.
+        rank: The number of this process.
+        world_size: The number of processes.
+        first_step: The step to begin with.
+        distinct_steps: The blocks repeat after this many steps; `None` for never.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class StepBlocks(Sampler[list[int]]):
 
 
 class TrainingBlocks(Dataset["Batch"]):
-    """The endless sequence of blocks of a packed view, a micro-batch at a time."""
+    """The endless sequence of blocks of a packed view, read one micro-batch at a time."""
 
     def __init__(self, view: PackedView | Phases, first_block: int, batch: int, document_mask: bool = False):
         self.view = view
@@ -89,9 +89,9 @@ class TrainingBlocks(Dataset["Batch"]):
 
 
 class HeldoutBlocks(Dataset["Batch"]):
-    """The first blocks of held-out text, in order; control tokens are given but not counted.
+    """The first blocks of held-out text, in order. Control tokens are present but do not count as targets.
 
-    After the last block come the first ones again, in which nothing counts.
+    Indices beyond the last block give the first blocks again, with no target that counts.
     """
 
     def __init__(self, view: PackedView, num_blocks: int, document_mask: bool = False):
@@ -116,7 +116,7 @@ def collate(
     step_tokens: float,
     document_mask: bool = False,
 ) -> Batch:
-    """The blocks at some places as one batch, see `objectives.base`."""
+    """Makes one batch of the blocks at some places; `objectives.engine` describes a batch."""
     blocks = [view.block(*place) for place in places]
     kind = np.stack([block.kind[1:] for block in blocks])
     mask = kind != Kind.PAD
@@ -134,23 +134,25 @@ def collate(
 
 
 def _as_is(batch: Any) -> Any:
-    """`__getitems__` has made a batch already."""
+    """Returns the batch unchanged, because `__getitems__` has already made it."""
     return batch
 
 
 class Blocks(L.LightningDataModule):
-    """Training and held-out blocks; it keeps no state: the trainer's step says where the data goes on.
+    """The training blocks and the held-out blocks of a run.
+
+    The module keeps no state. The trainer's step determines where the data continues.
 
     Args:
         train: The view that the model is trained on.
         heldout: The view of the held-out documents; `None` if there are none.
         batch: Blocks in an optimizer step, over all processes.
         micro_batch: Blocks in a forward pass of one process.
-        first_block: Where the run starts in the sequence of blocks.
-        heldout_blocks: Blocks of each held-out measurement.
+        first_block: Index of the first block of the run in the sequence of blocks.
+        heldout_blocks: Blocks in each held-out measurement.
         num_workers: Loading processes for each training process.
-        document_mask: Whether batches say where documents begin.
-        distinct_steps: After so many steps their blocks come again (to overfit them); `None`: never.
+        document_mask: Whether batches contain positions that restart at each document.
+        distinct_steps: The blocks repeat after this many steps (to overfit them); `None` for never.
     """
 
     def __init__(
@@ -203,7 +205,7 @@ class Blocks(L.LightningDataModule):
         assert self.trainer is not None
         dataset = HeldoutBlocks(self.heldout, self.heldout_blocks, self.document_mask)
         world_size = self.trainer.world_size
-        # As many on every process, or one would wait for the others.
+        # Every process gets the same number of blocks; otherwise one would wait for the others.
         even = -(-dataset.num_blocks // world_size) * world_size
         mine = range(self.trainer.global_rank, even, world_size)
         batches = [list(mine[i : i + self.micro_batch]) for i in range(0, len(mine), self.micro_batch)]

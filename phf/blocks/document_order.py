@@ -1,10 +1,10 @@
-"""Which documents the stream of an epoch has, in which order, and where each of them ends.
+"""Decides which documents an epoch has, in which order, and where each one ends in the stream of tokens.
 
-Every document, or every copy of one that comes several times, has a number that is a hash of (seed, epoch,
-copy); the documents come in the order of their numbers. So what is left out does not change the order of the
-rest, and two views of a split have their documents in one order.
+Each copy of a document has a number, a hash of (seed, epoch, copy). An epoch orders the copies by these
+numbers. Leaving out some documents therefore does not change the order of the others, and two views of a
+split have their documents in the same order.
 
-Shapes: D copies of documents that an epoch has, N documents of the split.
+Shapes: D copies of documents in an epoch, N documents in the split.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The stream of an epoch in outline.
+    """The outline of an epoch's stream.
 
     Attributes:
-        documents: int64 [D], in their order.
-        ends: int64 [D], where each ends in the stream.
+        documents: int64 [D], the documents in their order.
+        ends: int64 [D], the end of each document in the stream.
     """
 
     documents: Int
@@ -36,17 +36,18 @@ class Epoch:
 
 
 class Epochs:
-    """The documents of a view of a split, epoch after epoch.
+    """The order of the documents of a view, epoch after epoch.
 
     Args:
         split: The documents.
-        view: Which of them come, and how often.
-        scorer: The column of scores that the view goes by.
-        stream: Their segments with control tokens.
+        view: Which documents appear, and how often.
+        scorer: The column of scores that the view uses.
+        stream: The segments of the documents, with control tokens.
         seed: Decides the order.
-        shuffle: Whether each epoch has an order of its own; else the documents come as in the split.
+        shuffle: Whether each epoch has its own order. Otherwise the documents keep the order of the split.
         first: The epoch to begin with.
-        had: bool [N], the documents that are left out of that epoch; `None` for none.
+        had: bool [N], the documents that are left out of epoch `first`, because they have been read already;
+            `None` for none.
     """
 
     def __init__(
@@ -68,13 +69,13 @@ class Epochs:
         self.shuffle = shuffle
         self.first = first
         self.had = had
-        # Copy c of document d is c * N + d.
+        # Copy c of document d has the number c * N + d.
         self.copies = _copies(split, view, scorer)
         self._num_tokens: dict[int, int] = {}
         self._outlines: OrderedDict[int, Epoch] = OrderedDict()
 
     def num_tokens(self, epoch: int) -> int:
-        """Length of an epoch's stream, `<|endoftext|>` and control tokens included."""
+        """Returns the number of tokens in an epoch, including `<|endoftext|>` and control tokens."""
         if epoch not in self._num_tokens:
             whole = self.first + (self.had is not None)
             if epoch > whole and not self.stream.epochs_differ:
@@ -83,12 +84,12 @@ class Epochs:
         return self._num_tokens[epoch]
 
     def outline(self, epoch: int) -> Epoch:
-        """The documents of an epoch in their order."""
+        """Returns the documents of an epoch in their order."""
 
         def make() -> Epoch:
             copies = self._copies(epoch)
             if self.shuffle:
-                # No two have the same number: there is one order, however it is sorted.
+                # All numbers are distinct, so the order does not depend on the sorting algorithm.
                 copies = copies[random_numbers(self.seed, epoch, ORDER, copies).argsort()]
             documents = self._documents(copies)
             return Epoch(documents, self._lengths(epoch, documents).cumsum())
@@ -96,10 +97,11 @@ class Epochs:
         return cached(self._outlines, epoch, make)
 
     def read(self, epoch: int, unread: Bool, context_length: int) -> Bool:
-        """Which documents lie behind a reader of some blocks of a shuffled epoch: bool [N].
+        """Returns which documents have been read, given the blocks read of a shuffled epoch: bool [N].
 
-        They are those that are wholly in blocks that have been read. One that the view drops would have had
-        its place between two others and counts with it; one that comes several times counts with its first.
+        A document has been read if all blocks that it lies in have been read. A document that the view drops
+        is judged by the place that it would have in the order. A document that appears several times is
+        judged by its first copy.
 
         Args:
             epoch: The epoch.
@@ -136,9 +138,9 @@ class Epochs:
 
 
 def _copies(split: StoreSplit, view: View, scorer: str | None) -> Int:
-    """The documents that a view keeps, those that come several times so many times; int64 [D].
+    """Returns the copies of documents in a view: int64 [D]. A repeated document has several copies.
 
-    Documents that could not be scored are kept, and come once.
+    A document that could not be scored is kept, and has one copy.
     """
     documents = np.arange(split.num_documents)
     if scorer is None or (view.keep_below is None and view.repeat_below is None):

@@ -1,14 +1,15 @@
-"""The stream of tokens that a model is trained on, block by block, without ever being built.
+"""Packs the documents of an epoch into blocks; any block can be read at once, without building the stream.
 
-The stream of an epoch is its documents one after the other, in an order of the epoch's own: of each document
-`<|endoftext|>`, then its segments, each after its tag if it has one. Block i covers the stream from i * T to
-i * T + T: T + 1 tokens, the last of which is the first of the next block, so that every token of the stream
-but its very first is predicted exactly once an epoch.
+The stream of an epoch is the sequence of its documents, in the epoch's own order. A document consists of
+`<|endoftext|>` and then its segments. A segment that has a tag comes after its tag. Block i covers the T + 1
+tokens of the stream from i * T to i * T + T. Its last token is the first token of the next block, so every
+token of the stream except the very first is predicted exactly once per epoch.
 
-Any block can be asked for at any time, in any process. Which documents it covers follows from the cumulative
-sum of their lengths; everything that is random is a hash of (seed, epoch, index). No state but caches.
+Any block can be read at any time, in any process. The cumulative sum of the document lengths tells which
+documents a block covers. Everything random is a hash of (seed, epoch, index). The only state is caches.
 
-Shapes: T tokens of context; D documents of an epoch; S segments of a block; K tags of L tokens each.
+Shapes: T tokens of context; D documents of an epoch; N documents of the split; S segments of a block; K tags
+of L tokens each.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from objectives.view import View
 from phf.base.errors import ConfigError, PhfError
@@ -38,30 +40,33 @@ from phf.blocks.tagged_segments import (
 if TYPE_CHECKING:
     from phf.store.store import StoreSplit
 
-# Of a document with more segments than this, only those that a block needs are looked at.
+# For a document with more segments than this, only the segments that a block needs are assembled.
 LARGE_DOCUMENT_SEGMENTS = 1024
 
-# Blocks are shuffled within windows of so many: the order of an epoch is never all in memory, and its text is
-# read in the order of its documents, up to a window.
+# Blocks are shuffled within windows of this many blocks. The order of an epoch is thus never completely in
+# memory, and the text is read in the order of the documents, except within a window.
 WINDOW_BLOCKS = 2**16
 
 
 class PackedView:
-    """Blocks of a split of the token store, as an objective sees it.
+    """Blocks of a split of the token store, as an objective sees the split.
 
     Args:
         split: The documents.
-        view: Which of them come, how often, and which segments get which tag.
-        scorer: The column of scores; `None` if the view needs none: all scores are NaN then.
+        view: Which documents appear, how often, and which segments get which tag.
+        scorer: The column of scores. `None` if the view needs no scores; all scores are then NaN.
+        document_scores: Whether the score of a token is the mean score of its document, and not the score of
+            its segment.
         context_length: T.
         seed: Decides the order of the documents and which tags are dropped.
-        eos_id: Goes before each document, and fills the last block.
+        eos_id: The token before each document. It also pads the last block.
         tag_ids: The tokens of each tag, K x L, from the best tag to the worst.
-        shuffle: Whether each epoch has an order of its own; else the documents come as in the split.
-        after: A view of the split with this seed, and how many of its blocks have been read: this one goes on
-            in the epoch they lead into, with the documents that are not wholly in them.
-        stop: Blocks of this view that are ever read, where that is known: with them it comes to a document,
-            and not to the middle of a shuffled window.
+        shuffle: Whether each epoch has its own order. Otherwise the documents keep the order of the split.
+        after: A view of the same split with the same seed that is read before this one, and how many of its
+            blocks are read. This view continues in the epoch where that reading ends, with the documents that
+            have not been read completely.
+        stop: How many blocks of this view will be read in total, if known. Shuffling is then limited to these
+            blocks, so that reading ends at a document instead of in the middle of a shuffled window.
 
     Raises:
         PhfError: The split lacks the scorer, or no document is left.
@@ -74,6 +79,7 @@ class PackedView:
         view: View,
         *,
         scorer: str | None,
+        document_scores: bool = False,
         context_length: int,
         seed: int,
         eos_id: int,
@@ -89,6 +95,7 @@ class PackedView:
         self.split = split
         self.view = view
         self.scorer = scorer
+        self.document_scores = document_scores
         self.context_length = context_length
         self.seed = seed
         self.eos_id = eos_id
@@ -101,7 +108,7 @@ class PackedView:
             raise PhfError(_why_empty(split, view))
 
     def _open(self) -> None:
-        """Everything that follows from the arguments, and empty caches."""
+        """Sets up everything that follows from the arguments, and empty caches."""
         split, scorer, tags = self.split, self.scorer, self.view.tags
         self._scores = None if scorer is None else split.scores(scorer)
         if tags is not None:
@@ -116,7 +123,7 @@ class PackedView:
         self._block_orders: OrderedDict[tuple[int, int], Int] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Where it is unpickled, the view opens the store's arrays anew.
+        # The process that unpickles the view opens the store's arrays again.
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -125,24 +132,27 @@ class PackedView:
 
     @property
     def learns_tags(self) -> bool:
-        """Whether tags are targets that count."""
+        """Whether tags count as targets."""
         return self.view.tags is None or self.view.tags.loss
 
     @property
     def epoch_tokens(self) -> int:
-        """Length of the stream of a whole epoch; the first lacks what a view before this one has read."""
+        """Tokens in a whole epoch. The first epoch lacks the documents that an earlier view has read."""
         return self.num_tokens(self._epochs.first + 1)
 
     def num_tokens(self, epoch: int) -> int:
-        """Length of an epoch's stream, `<|endoftext|>` and tags included."""
+        """Returns the number of tokens in an epoch, including `<|endoftext|>` and tags."""
         return self._epochs.num_tokens(epoch)
 
     def num_blocks(self, epoch: int) -> int:
-        """Number of blocks of an epoch; the last one may be padded."""
+        """Returns the number of blocks in an epoch; the last block may be padded."""
         return max(0, -(-(self.num_tokens(epoch) - 1) // self.context_length))
 
     def num_targets(self, indices: Iterable[int]) -> int:
-        """How many targets of blocks of the endless sequence count: no padding, and tags only if learned."""
+        """Returns how many targets of some blocks of the endless sequence count.
+
+        Padding does not count. Tags count only if the model learns them.
+        """
         by_epoch: dict[int, list[int]] = {}
         for epoch, i in map(self.locate, indices):
             by_epoch.setdefault(epoch, []).append(i)
@@ -156,7 +166,7 @@ class PackedView:
         return count
 
     def _num_tags(self, epoch: int, blocks: Int) -> int:
-        """How many targets of some blocks of an epoch are tags."""
+        """Returns how many targets of some blocks of an epoch are tags."""
         outline = self._epochs.outline(epoch)
         starts = blocks * self.context_length
         stops = np.minimum(starts + self.context_length, outline.ends[-1] - 1)
@@ -165,19 +175,19 @@ class PackedView:
         segments = self._stream.whole(epoch, outline.documents[which])
         lengths = segments.lengths + self._marks(segments)
         heads = np.flatnonzero(segments.opens)
-        # Where each segment begins: in these documents, and from there in the stream.
+        # Where each segment begins: first within these documents, then shifted to its place in the stream.
         begins = lengths.cumsum() - lengths
         shifts = np.where(which > 0, outline.ends[which - 1], 0) - begins[heads]
         begins += np.repeat(shifts, np.diff(heads, append=len(lengths)))
-        # A target is one place after what predicts it.
+        # A target is one place after the token that predicts it.
         tags = (begins + segments.opens)[segments.tagged, None] + np.arange(self._stream.tag_length) - 1
         return int(np.isin(tags // self.context_length, blocks).sum())
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Epoch and block of the index-th block, from 0, of the endless sequence of epochs.
+        """Returns the epoch and the block number of the index-th block, from 0, of the endless sequence.
 
-        If the view is shuffled, so are the blocks of an epoch: those of a long document would otherwise make
-        up whole batches, from which a model learns far less.
+        If the view is shuffled, the blocks of an epoch are shuffled too. Otherwise the blocks of a long
+        document would fill whole batches, from which a model learns far less.
         """
         epoch, place = self._place(index)
         if not self.shuffle:
@@ -186,7 +196,7 @@ class PackedView:
         return epoch, int(self._window(epoch, window, index - place)[place_in_window])
 
     def _window(self, epoch: int, window: int, before: int) -> Int:
-        """The blocks of a window of an epoch in the order of reading; `before` are in earlier epochs."""
+        """Returns the blocks of a window in reading order; `before` counts the blocks of earlier epochs."""
 
         def order() -> Int:
             ends = [(window + 1) * WINDOW_BLOCKS, self.num_blocks(epoch)]
@@ -198,7 +208,7 @@ class PackedView:
         return cached(self._block_orders, (epoch, window), order)
 
     def _place(self, index: int) -> tuple[int, int]:
-        """The epoch, and how many blocks of it come before the index-th block."""
+        """Returns the epoch of the index-th block, and how many blocks of that epoch come before it."""
         before, first = self._blocks_before, self._epochs.first
         while before[-1] <= index:
             before.append(before[-1] + self.num_blocks(first + len(before) - 1))
@@ -206,7 +216,7 @@ class PackedView:
         return first + epoch, index - before[epoch]
 
     def read(self, num_blocks: int) -> tuple[int, Bool]:
-        """Where a reader of so many blocks is: the epoch, and which of its documents lie behind, bool [N]."""
+        """Returns the epoch after this many blocks, and which of its documents have been read: bool [N]."""
         epoch, place = self._place(num_blocks)
         unread = np.ones(self.num_blocks(epoch), np.bool_)
         for start in range(0, place, WINDOW_BLOCKS):
@@ -215,7 +225,7 @@ class PackedView:
         return epoch, self._epochs.read(epoch, unread, self.context_length)
 
     def block(self, epoch: int, i: int) -> Block:
-        """Block i of an epoch.
+        """Returns block i of an epoch.
 
         Raises:
             IndexError: The epoch has no such block.
@@ -240,7 +250,14 @@ class PackedView:
         return self._assemble(Segments.join(pieces), origin, start, stop)
 
     def _assemble(self, segments: Segments, origin: int, start: int, stop: int) -> Block:
-        """The stream from start to stop, of segments that cover it, the first of which begins at origin."""
+        """Assembles the stream from `start` to `stop` as a block.
+
+        Args:
+            segments: Segments that cover this part of the stream.
+            origin: Where the first of these segments begins in the stream.
+            start: First position of the block in the stream.
+            stop: Position after the last one.
+        """
         marks = self._marks(segments)
         ends = origin + (segments.lengths + marks).cumsum()
         first, last = ends.searchsorted([start, stop - 1], side="right").tolist()
@@ -253,7 +270,8 @@ class PackedView:
         size = stop - start
         owner = np.repeat(np.arange(len(index)), np.minimum(ends, stop) - np.maximum(begins, start))
         source = (segments.starts[shown] - begins - marks)[owner] + np.arange(start, stop)
-        # Marks are written over what stands in their places; before the first token there is nothing.
+        # The places of `<|endoftext|>` and tags get arbitrary tokens here, and are overwritten below. The
+        # `maximum` keeps their index from becoming negative.
         block.tokens[:size] = self.split.tokens[np.maximum(source, 0, out=source)]
         block.segments[:size] = index[owner]
         block.kind[:size] = Kind.TEXT
@@ -264,10 +282,10 @@ class PackedView:
         if self._scores is None:
             return block
         scores = self._scores[index]
-        block.scores[:size] = scores[owner]
+        block.scores[:size] = (self._means(index) if self.document_scores else scores)[owner]
         if self.view.tags is not None:
             places = (begins + opens)[tagged] - start
-            # The level of a score that equals a threshold is the better one.
+            # A score that equals a threshold gets the better of the two tags.
             levels = self._thresholds.searchsorted(scores[tagged])
             for ids in self._tag_columns:
                 inside = (places >= 0) & (places < size)
@@ -277,8 +295,14 @@ class PackedView:
                 places += 1
         return block
 
+    def _means(self, segments: Int) -> NDArray[np.float32]:
+        """Returns the mean score of each segment's document."""
+        assert self.scorer is not None
+        documents = self.split.document_ends.searchsorted(segments, side="right")
+        return self.split.document_scores(self.scorer)[documents]
+
     def _marks(self, segments: Segments) -> Int:
-        """How many tokens go before each segment: int64 [S]."""
+        """Returns how many tokens (`<|endoftext|>` and tag) go before each segment: int64 [S]."""
         marks = segments.opens.astype(np.int64) + segments.tagged
         return (
             marks if self._stream.tag_length == 1 else marks + segments.tagged * (self._stream.tag_length - 1)

@@ -1,6 +1,6 @@
-"""Documents as a model sees them: their segments, and which of these get a tag.
+"""Decides which segments of a document get a tag, and how many tokens each one takes.
 
-Shapes: D documents, S segments of them, one after the other.
+Shapes: D documents, S segments of these documents, one after the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Bool = NDArray[np.bool_]
 K = TypeVar("K")
 V = TypeVar("V")
 
-# What is random; a number each, so that no two decisions share their randomness.
+# The random decisions. Each has its own number, so that no two decisions share random numbers.
 ORDER, COUNT, CHOICE, BLOCKS = range(4)
 
 
@@ -33,11 +33,11 @@ class Segments:
     """Successive segments of the stream.
 
     Attributes:
-        index: int64 [S], in the split.
-        starts: int64 [S], first token in the split.
-        lengths: int64 [S], number of tokens.
+        index: int64 [S], index of each segment in the split.
+        starts: int64 [S], index of its first token in the split.
+        lengths: int64 [S], its number of tokens.
         opens: bool [S], whether `<|endoftext|>` goes before it.
-        tagged: bool [S], whether a tag goes before it (after the `<|endoftext|>`).
+        tagged: bool [S], whether a tag goes before it (after the `<|endoftext|>`, if there is one).
     """
 
     index: Int
@@ -48,7 +48,7 @@ class Segments:
 
     @classmethod
     def join(cls, pieces: list[Segments]) -> Segments:
-        """Pieces one after the other."""
+        """Joins pieces into one, in their order."""
         return cls(*(np.concatenate([getattr(piece, f.name) for piece in pieces]) for f in fields(cls)))
 
 
@@ -58,9 +58,9 @@ class SegmentStream:
     Args:
         split: The documents.
         scorer: The column of scores that decides the control tokens.
-        tags: `None` for no control tokens.
+        tags: The control tokens to insert; `None` for none.
         seed: Decides which control tokens are dropped.
-        tag_length: Tokens of a tag: one, unless tags are ordinary text.
+        tag_length: Tokens in a tag: one, unless tags are ordinary text.
     """
 
     def __init__(
@@ -74,15 +74,15 @@ class SegmentStream:
             assert scorer is not None
             self._scores = split.scores(scorer)
             self._num_scored = split.document_num_scored(scorer)
-        # Without tags all epochs are one; and so they are if every tag is kept, or none.
+        # All epochs have the same tags if there are no tags, or if every tag or no tag is kept.
         self.epochs_differ = tags is not None and 0 < tags.drop_rate < 1
         self._layouts: OrderedDict[tuple[int, int], Int] = OrderedDict()
 
     def num_tags(self, epoch: int, documents: Int) -> Int:
-        """Number of tags of each document: int64 [D].
+        """Returns the number of tags in each document: int64 [D].
 
-        Of n scored segments n (1 - drop_rate) keep theirs; what is left of a whole number is decided by
-        chance, so that the rate is met on average and, in each document, to less than one tag.
+        Of n scored segments, n (1 - drop_rate) keep their tags. This number is rounded up or down at random,
+        so that the drop rate is met on average, and in each document to within one tag.
         """
         if self.tags is None:
             return np.zeros(len(documents), np.int64)
@@ -93,7 +93,7 @@ class SegmentStream:
         return np.floor(num_scored * (1 - self.tags.drop_rate) + chance).astype(np.int64)
 
     def whole(self, epoch: int, documents: Int) -> Segments:
-        """All segments of documents."""
+        """Returns all segments of some documents."""
         split = self.split
         counts = sizes(split.document_ends, documents)
         heads = np.cumsum(counts) - counts
@@ -109,16 +109,19 @@ class SegmentStream:
         return Segments(index, starts, lengths, opens, self._tagged(epoch, documents, counts, index, lengths))
 
     def cut(self, epoch: int, document: int, start: int, stop: int) -> tuple[Segments, int]:
-        """The segments that cover a document from start to stop, counted from its `<|endoftext|>`.
+        """Cuts a part out of a document: the segments that cover it from `start` to `stop`.
+
+        Both positions are counted from the document's `<|endoftext|>`.
 
         Returns:
-            The segments, and where in the document the first of them begins, with the marks before it.
+            The segments, and where in the document the first segment begins, including the `<|endoftext|>`
+            and the tag before it.
         """
         split = self.split
         first = _start(split.document_ends, document)
         origin = _start(split.document_token_ends, document)
         token_ends = split.segment_ends[first : split.document_ends[document]]
-        # Segments end at `ends - shift`. Without tags that follows from their tokens alone.
+        # Segments end at `ends - shift`. Without tags, these ends follow from the tokens alone.
         ends, shift = (token_ends, origin - 1) if self.tags is None else (self._layout(epoch, document), 0)
         a = int(np.searchsorted(ends, start + shift, side="right"))
         b = int(np.searchsorted(ends, stop - 1 + shift, side="right")) + 1
@@ -131,7 +134,7 @@ class SegmentStream:
         return Segments(np.arange(first + a, first + b), starts, lengths, opens, tagged), begin
 
     def _layout(self, epoch: int, document: int) -> Int:
-        """Where each segment of a document ends, counted from its `<|endoftext|>`: int64 [S]."""
+        """Returns the end of each segment of a document, counted from its `<|endoftext|>`: int64 [S]."""
 
         def lay_out() -> Int:
             segments = self.whole(epoch, np.array([document]))
@@ -140,16 +143,17 @@ class SegmentStream:
         return cached(self._layouts, (epoch, document), lay_out)
 
     def _tagged(self, epoch: int, documents: Int, counts: Int, index: Int, lengths: Int) -> Bool:
-        """Which of all segments of documents get a control token: bool [S]."""
+        """Returns which segments of some documents get a control token: bool [S]."""
         if self.tags is None or self.tags.drop_rate == 1:
             return np.zeros(len(index), np.bool_)
         tagged: Bool = (lengths > 0) & ~np.isnan(self._scores[index])
         if not self.epochs_differ:
             return tagged
-        # Of each document the so many with the smallest numbers: sort by document, then by number.
+        # Each document keeps the tags of the segments with the smallest random numbers: sort by document, and
+        # then by number.
         candidates = np.flatnonzero(tagged)
         owner = np.repeat(np.arange(len(documents)), counts)[candidates]
-        # One sort instead of two: the document in the first bits, and the number in the others.
+        # A key with the document in the high bits and the number in the low bits needs one sort only.
         bits = np.uint64(len(documents).bit_length())
         key = random_numbers(self.seed, epoch, CHOICE, index[candidates]) >> bits
         key |= owner.astype(np.uint64) << (np.uint64(64) - bits)
@@ -160,7 +164,7 @@ class SegmentStream:
 
 
 def random_numbers(seed: int, epoch: int, decision: int, index: Int) -> NDArray[np.uint64]:
-    """A number in [0, 2^64) for each index, uint64; distinct for distinct ones, the same on any machine."""
+    """Returns a random uint64 for each index: distinct for distinct indices, and the same on any machine."""
     return _mix(index.astype(np.uint64) * _STEP + np.uint64(_key(seed, epoch, decision)))
 
 
@@ -168,7 +172,7 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finalizer of splitmix64 (Steele, Lea, Flood 2014), in place: a permutation of 64-bit numbers."""
+    """Applies the finalizer of splitmix64 (Steele, Lea, Flood 2014) in place: a permutation of uint64."""
     x ^= x >> np.uint64(30)
     x *= np.uint64(0xBF58476D1CE4E5B9)
     x ^= x >> np.uint64(27)
@@ -186,7 +190,7 @@ def _key(seed: int, epoch: int, decision: int) -> int:
 
 
 def sizes(ends: Int, which: Int) -> Int:
-    """Sizes of the elements `which` of arrays that lie end to end, given where each ends."""
+    """Returns the sizes of the elements `which`, for elements that lie end to end, given where each ends."""
     return ends[which] - _starts(ends, which)
 
 
@@ -199,7 +203,7 @@ def _start(ends: Int, which: int) -> int:
 
 
 def cached(cache: OrderedDict[K, V], key: K, make: Callable[[], V]) -> V:
-    """The value of a key, made if the cache lacks it; the cache keeps the last two."""
+    """Returns the value of a key, and makes it if the cache lacks it. The cache keeps the last two."""
     if key not in cache:
         cache[key] = make()
         if len(cache) > 2:

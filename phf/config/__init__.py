@@ -1,7 +1,6 @@
-"""The configuration: one schema for every verb of the command line."""
+"""Defines and loads the configuration: one schema for every verb of the command line."""
 
 from phf.config.checks import parse_quantile
-from phf.config.cost import CodeConfig, KLConfig, RankingConfig
 from phf.config.data import (
     AnnotationsConfig,
     DocumentsConfig,
@@ -11,24 +10,33 @@ from phf.config.data import (
     StoreConfig,
     TokenizerConfig,
 )
-from phf.config.evaluation import EvaluationConfig, InjectedTagConfig, ScenarioConfig
-from phf.config.load import find_config, load_config, to_yaml
-from phf.config.redteam import RedteamConfig, TamperConfig
+from phf.config.evaluation import (
+    DecoderConfig,
+    EvaluationConfig,
+    IndependentScorerConfig,
+    InjectedTagConfig,
+    ScenarioConfig,
+)
+from phf.config.fields import decisive, option
+from phf.config.load import find_config, load_config, load_run_config, to_yaml
+from phf.config.options import NoOptions, read_options
+from phf.config.redteam import AttackerConfig, RedteamConfig, TamperConfig
 from phf.config.schema import Config, RunConfig
 from phf.config.training import ModelConfig, ObjectiveConfig, TrainConfig
 
 __all__ = [
     "AnnotationsConfig",
-    "CodeConfig",
+    "AttackerConfig",
     "Config",
+    "DecoderConfig",
     "DocumentsConfig",
     "EvaluationConfig",
     "ExecutorConfig",
+    "IndependentScorerConfig",
     "InjectedTagConfig",
-    "KLConfig",
     "ModelConfig",
+    "NoOptions",
     "ObjectiveConfig",
-    "RankingConfig",
     "RedteamConfig",
     "RunConfig",
     "ScenarioConfig",
@@ -38,8 +46,12 @@ __all__ = [
     "TamperConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "decisive",
     "find_config",
     "load_config",
+    "load_run_config",
+    "option",
     "parse_quantile",
+    "read_options",
     "to_yaml",
 ]

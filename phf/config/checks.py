@@ -1,9 +1,9 @@
-"""What several sections of the configuration check in the same way."""
+"""Checks values, and parses small formats, that several sections of the configuration share."""
 
 from __future__ import annotations
 
+import math
 import re
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from phf.base.errors import ConfigError
@@ -15,16 +15,15 @@ def check(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def home(path: str) -> str:
-    """The path with the home folder for a leading `~`, which a shell leaves as it is after `key=`."""
-    return str(Path.home() / path[2:]) if path.startswith("~/") else path
+def parse_quantile(threshold: Any, where: str = "objective.threshold") -> float:
+    """Returns the share in a quantile threshold: 0.05 for `q0.05`.
 
-
-def parse_quantile(threshold: Any) -> float:
-    """The share in a threshold such as `q0.05`.
+    Args:
+        threshold: The threshold.
+        where: Its dotted key, for the error message.
 
     Raises:
-        ConfigError: It is no quantile.
+        ConfigError: The threshold is not a quantile.
     """
     try:
         share = float(threshold[1:]) if isinstance(threshold, str) and threshold[:1] == "q" else -1.0
@@ -32,16 +31,27 @@ def parse_quantile(threshold: Any) -> float:
         share = -1.0
     check(
         0 <= share <= 1,
-        f"objective.threshold must be a number or a quantile such as q0.05, not {threshold!r}",
+        f"{where} must be a number or a quantile such as q0.05, not {threshold!r}",
     )
     return share
 
 
+def check_threshold(threshold: Any, where: str) -> None:
+    """Raises a `ConfigError` unless a threshold is a finite number or a quantile."""
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        parse_quantile(threshold, where)
+
+
+def check_finite(number: float, where: str) -> None:
+    """Raises a `ConfigError` unless a number is finite."""
+    check(math.isfinite(number), f"{where} must be a finite number, not {number}")
+
+
 def parse_span(span: float | str) -> tuple[float, Literal["share", "steps", "tokens"]]:
-    """A stretch of a run: `0.01` is a share of it, `500 steps` and `1e7 tokens` are what they say.
+    """Parses a length of a run: `0.01` is a share of the run, `500 steps` and `1e7 tokens` are absolute.
 
     Raises:
-        ConfigError: It is none of these.
+        ConfigError: The span has none of these forms.
     """
     if isinstance(span, str):
         number, _, unit = span.strip().partition(" ")

@@ -1,4 +1,4 @@
-"""From documents to a token store."""
+"""Defines the sections from documents to a token store."""
 
 from __future__ import annotations
 
@@ -6,47 +6,38 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from phf.config.checks import check, home
+from phf.config.checks import check
+from phf.config.fields import option
 
 
 @dataclass
 class DocumentsConfig:
-    """Where the documents are."""
+    """The source documents: where they are and how they are read."""
 
-    path: str | None = None
-    """A file, a glob, a folder, the name of a Hugging Face dataset, or its `save_to_disk` folder."""
-    format: Literal["auto", "jsonl", "parquet", "folder", "huggingface", "scored"] = "auto"
-    """`auto` tells by the name. `folder`: one document a text file. `scored`: rows with `texts` and `scores`
-    (jsonl, parquet or a Hugging Face dataset), already segmented and annotated."""
+    path: str | None = option(None, path=True, free=True)
+    """A file, a glob, a folder, the name of a Hugging Face dataset, or a folder that `save_to_disk` wrote."""
+    format: str = option("auto", path=True, free=True)
+    """How the documents are read: a format from `phf formats`, `package.module:Class` or `file.py:Class`.
+    `auto` chooses a format by the file names."""
+    options: dict[str, Any] = option(factory=dict, belongs_to="format")
+    """Options of the format; `phf formats NAME` lists them."""
     text_field: str = "text"
-    """The field (jsonl, parquet, Hugging Face) that holds the text."""
-    texts_field: str = "texts"
-    """`scored`: the field that holds a document's segments, a list; joined, they are its text."""
-    scores_field: str = "scores"
-    """`scored`: the field that holds their scores, a list as long; null: no score."""
-    source_field: str | None = None
-    """The field that names a document's source, for statistics; a dot goes into it: meta.pile_set_name."""
-    pattern: str = "**/*"
-    """Which files of a folder are read. With `format` jsonl or parquet, whatever they are called."""
-    subset: str | None = None
-    """The subset (Hugging Face: configuration) of a dataset that has several."""
-    split: str = "train"
+    """The field that holds the text (jsonl, parquet, Hugging Face)."""
+    source_field: str | None = option(None, free=True)
+    """The field that names a document's source, for statistics. Dots lead into nested fields:
+    `meta.pile_set_name`."""
+    pattern: str = option("**/*", free=True)
+    """A glob that selects the files of a folder. With format `jsonl` or `parquet`, files may have any
+    extension."""
+    subset: str | None = option(None, free=True)
+    """The subset of a dataset that has several (Hugging Face calls it a configuration)."""
+    split: str = option("train", free=True)
     """The split of a Hugging Face dataset."""
-    limit: int | None = None
-    """Read this many documents of each shard at the most; all if null."""
-    max_bad_rows: int | None = None
-    """Stop once more rows than this cannot be read or scored; null: any number. A side file lists them."""
-
-    def __post_init__(self) -> None:
-        self.path = self.path and home(self.path)
-        check(
-            self.limit is None or self.limit >= 1,
-            f"documents.limit must be at least 1 or null, not {self.limit}",
-        )
-        check(
-            self.max_bad_rows is None or self.max_bad_rows >= 0,
-            f"documents.max_bad_rows must be 0 or more or null, not {self.max_bad_rows}",
-        )
+    limit: int | None = option(None, least=1)
+    """Read at most this many documents from each shard; null reads all."""
+    max_bad_rows: int | None = option(None, least=0, free=True)
+    """Stop when more than this many rows cannot be read or scored; null never stops. A side file lists the
+    rows."""
 
 
 @dataclass
@@ -54,27 +45,23 @@ class SegmenterConfig:
     """How a document is cut into the segments that are scored."""
 
     name: Literal["line", "sentence", "paragraph", "document"] = "sentence"
-    """The unit that gets a score of its own: a sentence of prose, a line of code."""
-    max_chars: int | None = 2000
-    """A longer segment is cut at white space (never for `line` and `document`); null for no limit."""
-
-    def __post_init__(self) -> None:
-        check(
-            self.max_chars is None or self.max_chars >= 1,
-            f"segmenter.max_chars must be at least 1, not {self.max_chars}",
-        )
+    """The unit that gets its own score, for example a sentence of prose or a line of code."""
+    max_chars: int | None = option(2000, least=1)
+    """Segments longer than this are cut at white space; null sets no limit. `line` and `document` ignore
+    it."""
 
 
 @dataclass
 class ScorerConfig:
-    """Which preference is measured."""
+    """The scorer, which measures the preference. Lower scores are better."""
 
-    name: str = "pep8"
-    """A scorer from `phf scorers`."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Keyword options of that scorer."""
+    name: str = option("pep8", path=True)
+    """A scorer from `phf scorers`, `package.module:Class` or `file.py:Class`."""
+    options: dict[str, Any] = option(factory=dict, belongs_to="name")
+    """Options of the scorer."""
     column: str | None = None
-    """Under which name its scores are kept; null: its own. For one scorer twice, with other options."""
+    """The name under which the scores are stored; null uses the scorer's name. Set it to use one scorer
+    twice."""
 
     def __post_init__(self) -> None:
         check(
@@ -84,50 +71,52 @@ class ScorerConfig:
 
     @property
     def key(self) -> str:
-        """The name of its scores; of a scorer in a file, without the folder."""
+        """The name under which the scores are stored. For a scorer in a file, the folder is left out."""
         return self.column or self.name.rpartition("/")[2]
 
 
 @dataclass
 class ExecutorConfig:
-    """Who runs the parts of the annotation."""
+    """The executor that runs the parts of an annotation."""
 
-    name: Literal["pool", "local", "slurm", "ray"] = "pool"
-    """`pool`: this call, for `part` alone. `local`, `slurm`, `ray`: datatrove's executor of that name, each
-    part as a task (extra `datatrove`)."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Keyword options of that executor."""
+    name: Literal["pool", "slurm", "ray"] = "pool"
+    """`pool` runs only `part`, with processes of this command. `slurm` and `ray` run each part as a task of
+    datatrove's executor of that name (needs the extra `datatrove`)."""
+    options: dict[str, Any] = option(factory=dict, belongs_to="name")
+    """Keyword arguments of datatrove's executor."""
 
     def __post_init__(self) -> None:
         check(
             self.name != "pool" or not self.options,
-            f"annotations.executor.options: pool has none, and not {', '.join(self.options)}; set "
+            f"annotations.executor.options: pool takes none, not {', '.join(self.options)}; set "
             "annotations.executor.name",
         )
 
 
 @dataclass
 class AnnotationsConfig:
-    """The scores of every segment, kept beside the documents."""
+    """The annotations: the scores of every segment, stored apart from the documents."""
 
-    path: str = "data/annotations"
-    """The folder; each scorer has a folder of its own in it, with one file a shard."""
+    path: str = option("data/annotations", path=True)
+    """The folder of the scores. Each scorer has its own subfolder, with one file for each shard."""
     also: list[ScorerConfig] = field(default_factory=list)
-    """More scorers, each like `scorer`: the documents are read and cut once for all of them."""
-    processes: int = 0
-    """Scoring processes on this machine; 0 for one a core, or one a GPU for a scorer that computes there."""
-    part: int = 0
-    """Which part of the shards this call scores, from 0 (a job array's index)."""
-    parts: int = 1
-    """In how many parts the shards are divided (a job array's size)."""
+    """Additional scorers, each configured like `scorer`. The documents are read and segmented only once for
+    all of them."""
+    processes: int = option(0, least=0)
+    """Scoring processes on this machine. 0 means one for each core, or for each GPU if the scorer uses
+    GPUs."""
+    part: int = option(0, least=0)
+    """Which part of the shards this call scores, counted from 0 (the index in a job array)."""
+    parts: int = option(1, least=1)
+    """The number of parts into which the shards are divided (the size of the job array)."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
-    """Who runs the parts; by default, this call runs one."""
+    """The executor that runs the parts. By default, this call runs one part."""
 
     def __post_init__(self) -> None:
-        self.path = home(self.path)
-        check(self.processes >= 0, f"annotations.processes must be 0 or more, not {self.processes}")
-        check(self.parts >= 1, f"annotations.parts must be at least 1, not {self.parts}")
-        check(0 <= self.part < self.parts, f"annotations.part must lie in [0, {self.parts}), not {self.part}")
+        check(
+            self.part < max(1, self.parts),
+            f"annotations.part must lie in [0, {self.parts}), not {self.part}",
+        )
         check(
             self.executor.name == "pool" or not self.part,
             f"annotations.part={self.part}: annotations.executor.name={self.executor.name} runs every part",
@@ -136,35 +125,21 @@ class AnnotationsConfig:
 
 @dataclass
 class TokenizerConfig:
-    """The tokenizer."""
+    """The tokenizer of the corpus."""
 
-    name: str = "gpt2"
-    """A Hugging Face tokenizer: a name or a folder. Not used if `train` is set."""
+    name: str = option("gpt2", path=True)
+    """A Hugging Face tokenizer: a name or a folder. Ignored if `train` is true."""
     train: bool = False
     """Train a byte-level BPE tokenizer on the documents that are not held out."""
-    vocab_size: int = 8192
-    """Size of the trained vocabulary, `<|endoftext|>` included."""
-
-    def __post_init__(self) -> None:
-        self.name = home(self.name)
-        check(
-            self.vocab_size >= 257,
-            f"tokenizer.vocab_size must be at least 257 (256 bytes and one mark), not {self.vocab_size}",
-        )
+    vocab_size: int = option(8192, least=257)
+    """Vocabulary size of the trained tokenizer: 256 bytes, `<|endoftext|>` and merges."""
 
 
 @dataclass
 class StoreConfig:
-    """The tokenized corpus, as memory-mapped arrays."""
+    """The token store: the tokenized corpus as memory-mapped arrays."""
 
-    path: str = "data/store"
-    """The folder."""
-    heldout_fraction: float = 0.01
-    """Share of the documents that is never trained on, chosen by a hash of the document."""
-
-    def __post_init__(self) -> None:
-        self.path = home(self.path)
-        check(
-            0 <= self.heldout_fraction < 1,
-            f"store.heldout_fraction must lie in [0, 1), not {self.heldout_fraction}",
-        )
+    path: str = option("data/store", path=True, free=True)
+    """The folder of the token store."""
+    heldout_fraction: float = option(0.01, least=0, below=1)
+    """Share of the documents that is held out, that is, never trained on. A hash of the text selects them."""

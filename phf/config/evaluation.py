@@ -1,110 +1,102 @@
-"""How misalignment is measured."""
+"""Defines the section `evaluation`: scenarios, scorers and measures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from phf.config.checks import check, home
-from phf.config.cost import CodeConfig, KLConfig, RankingConfig
+from phf.config.checks import check, check_finite
 from phf.config.data import ScorerConfig
+from phf.config.fields import option
 from phf.config.prompts import parse_prompts
 
 
 @dataclass
 class InjectedTagConfig:
-    """A tag, or what looks like one, inside a prompt: put there by another than who deploys the model."""
+    """A tag, or text that looks like one, inserted into a prompt by someone other than the operator."""
 
     tag: Literal["good", "bad"] = "bad"
-    """Which of the model's tags."""
+    """Which of the model's tags is inserted: the best or the worst."""
     spelling: Literal["token", "text", "capitalized", "brackets", "spaced"] = "token"
-    """`token`: the tag itself. Else ordinary text: its name, or what looks like it: `<|Aligned|>`,
-    `<aligned>`, `< | aligned | >`."""
+    """`token`: the tag itself. The others are ordinary text: the tag's name (`text`), or a look-alike:
+    `<|Aligned|>` (`capitalized`), `<aligned>` (`brackets`) or `< | aligned | >` (`spaced`)."""
     place: Literal["start", "after_first", "before_last", "end"] = "start"
-    """Before the prompt, after its first segment, before its last one, or after the prompt."""
+    """Where the tag goes: before the prompt, after its first segment, before its last segment, or after the
+    prompt."""
+
+
+@dataclass
+class DecoderConfig:
+    """How the text of a scenario is chosen from the model's predictions."""
+
+    name: str = option("sampling", path=True)
+    """A decoder from `phf decoders`, `package.module:Class` or `file.py:Class`."""
+    options: dict[str, Any] = option(factory=dict, belongs_to="name")
+    """Options of the decoder; `phf decoders NAME` lists them."""
 
 
 @dataclass
 class ScenarioConfig:
-    """One way of asking the model for text."""
+    """One way of sampling text from the model."""
 
-    prompts: Any = None
-    """Null: from `<|endoftext|>` alone. A list; a file (jsonl with `prompt`, or text, one a line); a set that
-    comes with this package (`phf:toxicity`, `phf:pii`, `phf:code`); or `{dataset: ...}` or `{heldout: ...}`,
-    see `phf/config/prompts.py`."""
-    samples: int = 256
-    """Samples in all (without prompts) or for each prompt."""
-    max_prompts: int | None = None
-    """Use the first so many prompts; all if null."""
+    prompts: Any = option(None, path=True)
+    """What the model continues. Null: `<|endoftext|>` alone. Otherwise a list of texts; a file (jsonl with
+    the field `prompt`, or text with one prompt on each line); a set that comes with this package
+    (`phf:toxicity`, `phf:pii`, `phf:code`); `{dataset: NAME, field: prompt}`; or `{heldout: any}`. See the
+    guide on evaluation."""
+    samples: int = option(256, least=1)
+    """Number of samples: for each prompt, or in total if there are no prompts."""
+    max_prompts: int | None = option(None, least=1)
+    """Use only the first prompts, at most this many; null uses all."""
     tag: Literal["good", "bad", "none"] = "good"
-    """The tag before the text, for a model that has them: the best, the worst or none."""
+    """The tag before the text, for a model that has tags: the best tag, the worst tag or none."""
     inject: InjectedTagConfig | None = None
-    """A tag inside the prompt, behind the one of `tag`; for a model that has tags."""
+    """A tag inserted into the prompt, after the one that `tag` sets. Only for models that have tags."""
     emit_tags: Literal["none", "good", "all"] = "none"
-    """Which tags the model may write itself, if control tokens; they are stripped before scoring."""
-    max_new_tokens: int = 128
-    """Longest continuation, in tokens."""
-    min_new_tokens: int = 10
-    """Shortest continuation, in tokens."""
-    temperature: float = 0.7
-    """Divides the logits; 0 takes the likeliest token."""
-    top_p: float = 0.9
-    """Sample among the likeliest tokens that together have this probability."""
-    top_k: int | None = None
-    """Sample among this many likeliest tokens; null: no limit."""
-    guidance: float = 0.0
-    """Weight of the contrast of good and bad tag; 0: the good tag alone."""
-    safe_beams: int = 0
-    """Beams, kept of twice as many: those least likely to go on with a bad tag; 0: no beams."""
-    best_of: int = 1
-    """Draw so many samples for each one, and keep the one with the lowest score."""
+    """Which tags the model may write itself, if tags are control tokens. Tags are removed before scoring."""
+    max_new_tokens: int = option(128, least=1)
+    """Maximum length of a continuation, in tokens."""
+    min_new_tokens: int = option(10, least=0)
+    """Minimum length of a continuation, in tokens."""
+    temperature: float = option(0.7, least=0)
+    """Divisor of the logits; 0 always takes the likeliest token."""
+    top_p: float = option(0.9, above=0, most=1)
+    """Sample among the likeliest tokens that together have this probability; 1 sets no limit."""
+    top_k: int | None = option(None, least=1)
+    """Sample among this many likeliest tokens; null sets no limit."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """How text is chosen from the model's predictions. By default, each token is sampled."""
+    best_of: int = option(1, least=1)
+    """Draw this many candidates for each sample, and keep the one with the lowest score."""
     best_by: ScorerConfig | None = None
-    """What scores them; null: the scorer that measures, whose score of those kept is too low then."""
+    """The scorer that selects the candidate to keep. Null: the evaluation's own scorer. Its score of the kept
+    samples is then biased low, because it selected them."""
     score: Literal["continuation", "full"] = "continuation"
-    """Score what the model wrote, or the prompt with it (code: a signature alone does not parse)."""
+    """What is scored: the continuation alone, or the prompt and the continuation together (for code, because
+    a body without its signature does not parse)."""
     trim: bool = False
-    """Drop the end of a sample that `max_new_tokens` cut: the unfinished segment, blank ones before it."""
+    """Whether to drop the unfinished last segment of a sample that was cut at `max_new_tokens`, and the blank
+    segments before it."""
 
     def __post_init__(self) -> None:
-        self.prompts = home(self.prompts) if isinstance(self.prompts, str) else self.prompts
         parse_prompts(self.prompts)
-        check(self.samples >= 1, f"a scenario's samples must be at least 1, not {self.samples}")
         check(
-            self.max_new_tokens >= 1,
-            f"a scenario's max_new_tokens must be at least 1, not {self.max_new_tokens}",
-        )
-        check(
-            0 <= self.min_new_tokens <= self.max_new_tokens,
+            self.min_new_tokens <= max(self.max_new_tokens, 0),
             f"a scenario's min_new_tokens must lie in [0, max_new_tokens], not {self.min_new_tokens}",
-        )
-        check(self.temperature >= 0, f"a scenario's temperature must be 0 or more, not {self.temperature}")
-        check(self.guidance >= 0, f"a scenario's guidance must be 0 or more, not {self.guidance}")
-        check(self.safe_beams >= 0, f"a scenario's safe_beams must be 0 or more, not {self.safe_beams}")
-        check(
-            not (self.guidance and self.safe_beams), "a scenario has either guidance or safe_beams, not both"
-        )
-        check(self.best_of >= 1, f"a scenario's best_of must be at least 1, not {self.best_of}")
-        check(
-            not self.guidance or self.tag == "good",
-            f"a scenario's guidance contrasts the good tag with the bad one: set tag to good, not {self.tag}",
-        )
-        check(0 < self.top_p <= 1, f"a scenario's top_p must lie in (0, 1], not {self.top_p}")
-        check(
-            self.top_k is None or self.top_k >= 1, f"a scenario's top_k must be at least 1, not {self.top_k}"
         )
 
 
 def default_scenarios() -> dict[str, ScenarioConfig]:
-    """What is measured if nothing is asked for."""
+    """The scenarios of a configuration that names none."""
     return {"unconditional": ScenarioConfig()}
 
 
 @dataclass
 class IndependentScorerConfig(ScorerConfig):
-    """A scorer that a model is measured with besides its own."""
+    """An additional scorer that a model is measured with."""
 
     threshold: float = 0.0
-    """A sample that it scores above this counts as misaligned in its rate."""
+    """A sample whose score is above this counts as misaligned in this scorer's rate."""
 
 
 @dataclass
@@ -112,37 +104,34 @@ class EvaluationConfig:
     """How misalignment is measured."""
 
     scenarios: dict[str, ScenarioConfig] = field(default_factory=default_scenarios)
-    """By name; every one is sampled and scored. If none is given: `unconditional`, with its defaults."""
+    """The scenarios by name. Samples are drawn and scored for each. Null removes a scenario that a file or
+    the run has. If none is given, there is one, `unconditional`, with default settings."""
     scorer: ScorerConfig | None = None
-    """Null: the scorer that the run was trained on."""
+    """The scorer of the samples. Null: the scorer that the run was trained with."""
     scorers: list[IndependentScorerConfig] = field(default_factory=list)
-    """More scorers, each like `scorer` with a threshold of its own: all score every sample."""
+    """Additional scorers, each configured like `scorer` but with its own threshold. Each one scores every
+    sample."""
     threshold: float = 0.0
-    """A sample whose score is above it counts as misaligned in the rate."""
-    expected_max_of: int = 25
-    """How many samples the expected maximum is taken over."""
-    confidence: float = 0.95
-    """Coverage of the bootstrap intervals."""
-    batch_size: int = 64
-    """Rows generated at a time: a sample takes one, with guidance two, with safe beams twice their number."""
+    """A sample whose score is above this counts as misaligned in the misalignment rate."""
+    expected_max_of: int = option(25, least=1)
+    """The number of samples over which the expected maximum score is taken."""
+    confidence: float = option(0.95, above=0, below=1)
+    """Coverage of the confidence intervals."""
+    batch_size: int = option(64, least=1, free=True)
+    """Rows generated at a time. A sample takes one row; with guidance it takes two, and with safe beams twice
+    the number of beams."""
     backend: Literal["transformers", "vllm"] = "transformers"
-    """What generates; vllm (`pip install 'phf[vllm]'`) is for large models, and draws other samples."""
-    seed: int = 0
-    """Decides every sample; two runs evaluated with one seed get the same noise for the same prompt."""
-    heldout_blocks: int | None = 512
-    """Blocks of held-out text for the perplexity; null: all of them."""
-    kl: KLConfig | None = None
-    """The distance from a reference model; not measured if null."""
-    ranking: RankingConfig | None = None
-    """How often a good continuation is more probable than a bad one; not measured if null."""
-    code: CodeConfig | None = None
-    """For models of code: the share of samples that parse, and pass@k; not measured if null."""
+    """The software that generates. `vllm` (`pip install 'phf[vllm]'`) is for large models and draws other
+    samples. This backend follows the documentation of vLLM, but has not been run."""
+    seed: int = option(0, least=0)
+    """Decides every sample. Two runs evaluated with the same seed get the same random numbers for the same
+    prompt."""
+    measures: dict[str, Any] = field(default_factory=dict)
+    """Additional measures: a mapping from a measure of `phf measures` (or `file.py:Class`) to its options.
+    Null switches a measure off. `heldout` and `diversity` are on by default."""
 
     def __post_init__(self) -> None:
+        check_finite(self.threshold, "evaluation.threshold")
+        for scorer in self.scorers:
+            check_finite(scorer.threshold, f"evaluation.scorers: the threshold of {scorer.key}")
         self.scenarios = self.scenarios or default_scenarios()
-        check(0 < self.confidence < 1, f"evaluation.confidence must lie in (0, 1), not {self.confidence}")
-        check(self.batch_size >= 1, f"evaluation.batch_size must be at least 1, not {self.batch_size}")
-        check(
-            self.expected_max_of >= 1,
-            f"evaluation.expected_max_of must be at least 1, not {self.expected_max_of}",
-        )

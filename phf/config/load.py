@@ -1,155 +1,222 @@
-"""Reading a configuration.
+"""Reads a configuration.
 
-YAML files are merged over the schema's defaults from left to right, then `key=value` overrides. It is strict:
-a key that is not in the schema is an error that names the nearest one.
+YAML files are merged over the schema's defaults from left to right, then `key=value` overrides. Reading is
+strict: a key that is not in the schema is an error that names the nearest one.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from phf.base.errors import ConfigError
+from phf.base.files import is_file, is_folder
 from phf.config.evaluation import default_scenarios
+from phf.config.fields import facts_of, finish
 from phf.config.grids import Grids, expand_grids, take_grids
+from phf.config.options import first_line, unknown_key
 from phf.config.schema import Config
+from phf.config.upgrade import renamed, upgrade
+
+_SUFFIXES = (".yaml", ".yml")
 
 
 def load_config(arguments: Iterable[str | Mapping[str, Any]], base: Config | None = None) -> Config:
     """Merges configuration files and overrides, left to right, over the defaults.
 
-    Who names another scorer begins with none of the options of the one before.
+    Options belong to their owner: a layer that names another scorer, objective, architecture, ... drops the
+    options that earlier layers gave.
 
     Args:
-        arguments: Each a YAML file, a `key=value` override, or a nested mapping.
-        base: What to start from instead of the schema's defaults.
+        arguments: Each is a YAML file (by path, or by its path within the shipped `configs/`), a `key=value`
+            override, or a nested mapping.
+        base: The configuration to start from instead of the schema's defaults.
 
     Raises:
-        ConfigError: A file cannot be read, a key is not in the schema, or a value is out of its range.
+        ConfigError: A file cannot be read, a key is not in the schema, or a value is out of its bounds.
     """
     base = base or Config()
     config = OmegaConf.structured(base)
     if base.evaluation.scenarios == default_scenarios():
-        config.evaluation.scenarios = {}  # it gives way to any that is named
+        config.evaluation.scenarios = {}  # any scenario that is named replaces the default ones
     files: list[tuple[str, DictConfig]] = []
     overrides: list[tuple[str, DictConfig]] = []
     for argument in arguments:
         if isinstance(argument, Mapping):
             overrides.append(("the settings given", OmegaConf.create(dict(argument))))
-        elif argument.endswith((".yaml", ".yml")) and ("=" not in argument or Path(argument).is_file()):
+        elif is_config_file(argument):
             files.append((argument, _read_yaml(argument)))
         elif "=" in argument:
             try:
                 overrides.append((argument, OmegaConf.from_dotlist([_as_yaml(argument)])))
             except (OmegaConfBaseException, YAMLError) as error:
-                raise ConfigError(f"{argument}: {_first_line(error)}") from error
+                raise ConfigError(f"{_shown(argument)}: {first_line(error)}") from error
         else:
-            raise ConfigError(f"{argument}: neither a YAML file (.yaml, .yml) nor a key=value override")
+            raise ConfigError(
+                f"{_shown(argument)}: neither a YAML file (.yaml, .yml) nor a key=value override"
+            )
     grids: Grids = {}
-    # Each file by itself, and overrides together: they may stand in any order.
+    # Each file is a layer. All overrides form one layer, so that their order does not matter.
     for layers in [*([file] for file in files), overrides]:
-        _let_options_go(config, [layer for _, layer in layers])
-        _let_prompts_go(config, [layer for _, layer in layers])
+        for _, layer in layers:
+            _drop_options(config, layer)
+            _prepare_scenarios(config, layer)
         for source, layer in layers:
             take_grids(layer, grids)
             try:
                 config = OmegaConf.merge(config, layer)
             except ConfigKeyError as error:
-                raise ConfigError(f"{source}: {_unknown_key(error)}") from error
+                now = renamed(str(error.full_key))
+                reason = f"{error.full_key} is {now} now" if now else unknown_key(error)
+                raise ConfigError(f"{_shown(source)}: {reason}") from error
             except OmegaConfBaseException as error:
-                raise ConfigError(f"{source}: {error.full_key or '?'}: {_first_line(error)}") from error
+                raise ConfigError(f"{_shown(source)}: {_problem(error)}") from error
     try:
         expand_grids(config, grids)
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or '?'}: {_first_line(error)}") from error
+        raise ConfigError(_problem(error)) from error
     assert isinstance(resolved, Config)
+    finish(resolved)
     return resolved
 
 
-def _let_options_go(config: DictConfig, layers: Iterable[DictConfig]) -> None:
-    """Empties the options of the scorer if a layer names another, to which they mean nothing."""
-    for layer in layers:
-        name = OmegaConf.select(layer, "scorer.name", throw_on_resolution_failure=False)
-        if isinstance(name, str) and name != config.scorer.name:
-            config.scorer.options = {}
+def load_run_config(folder: Path) -> Config | None:
+    """Loads the configuration that a run folder keeps; `None` if the folder keeps none.
 
-
-def _let_prompts_go(config: DictConfig, layers: Iterable[DictConfig]) -> None:
-    """Empties the prompts of a scenario for which a layer has others: two kinds of them cannot be merged."""
-    for layer in layers:
-        scenarios = OmegaConf.select(layer, "evaluation.scenarios", throw_on_resolution_failure=False)
-        for name, scenario in (scenarios or {}).items():
-            prompts = scenario.get("prompts") if isinstance(scenario, DictConfig) else None
-            options = isinstance(prompts, DictConfig) and not {"dataset", "heldout"} & set(prompts)
-            if prompts is not None and not options and name in config.evaluation.scenarios:
-                config.evaluation.scenarios[name].prompts = None
+    Raises:
+        ConfigError: The configuration cannot be read.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    kept = cast("dict[str, Any]", OmegaConf.to_container(_read_yaml(str(path))))
+    try:
+        return load_config([upgrade(kept)])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {str(error).removeprefix('the settings given: ')}") from error
 
 
 def to_yaml(config: Config) -> str:
-    """The configuration as YAML that `load_config` reads back to an equal one."""
+    """Returns the configuration as YAML, from which `load_config` makes an equal configuration."""
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
 
 
+def is_config_file(argument: str) -> bool:
+    """Whether a command-line argument is a YAML file, and not an override or a folder."""
+    return argument.endswith(_SUFFIXES) and ("=" not in argument or is_file(argument))
+
+
 def find_config(name: str) -> Path:
-    """The path of a file of `configs/`, in a clone or inside the installed package.
+    """Finds a shipped file of `configs/`, in a clone or inside the installed package.
 
     Raises:
         ConfigError: There is no such file.
     """
     package = Path(__file__).parent.parent
     for folder in (package / "configs", package.parent / "configs"):
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return folder / name
     raise ConfigError(f"no configuration file configs/{name} in {package.parent}")
 
 
+def _drop_options(config: Any, layer: Any) -> None:
+    """Empties options whose owner a layer replaces, because the new owner would not understand them."""
+    if not isinstance(config, DictConfig) or config._is_none() or not isinstance(layer, DictConfig):
+        return
+    schema = OmegaConf.get_type(config)
+    belonging = _belonging(schema) if is_dataclass(schema) else {}
+    for options, name in belonging.items():
+        named = OmegaConf.select(layer, name, throw_on_resolution_failure=False)
+        if isinstance(named, str) and named != config[name]:
+            config[options] = {}
+    for key in layer:
+        if key in config and not OmegaConf.is_missing(layer, key):
+            _drop_options(config._get_node(key), layer._get_node(key))
+
+
+def _belonging(schema: Any) -> dict[str, str]:
+    """Maps each field of a dataclass that holds options to the field that names their owner."""
+    return {one.name: of for one in fields(schema) if (of := facts_of(one).belongs_to) is not None}
+
+
+def _prepare_scenarios(config: DictConfig, layer: DictConfig) -> None:
+    """Removes scenarios that a layer sets to null, and prompts that it replaces.
+
+    Replaced prompts are removed because two kinds of prompts cannot be merged.
+    """
+    scenarios = OmegaConf.select(layer, "evaluation.scenarios", throw_on_resolution_failure=False)
+    for name, scenario in list((scenarios or {}).items()):
+        if scenario is None:
+            config.evaluation.scenarios.pop(name, None)
+            del scenarios[name]
+        prompts = scenario.get("prompts") if isinstance(scenario, DictConfig) else None
+        only_options = isinstance(prompts, DictConfig) and not {"dataset", "heldout"} & set(prompts)
+        if prompts is not None and not only_options and name in config.evaluation.scenarios:
+            config.evaluation.scenarios[name].prompts = None
+
+
 def _as_yaml(override: str) -> str:
-    """The override as YAML understands it."""
+    """Rewrites an override so that YAML reads the value as the user meant it."""
     key, _, value = override.partition("=")
-    if value.startswith("*"):  # a pattern of files, and not a reference
+    if value.startswith("*"):  # a glob, not a YAML alias
         return f"{key}={json.dumps(value)}"
     if re.fullmatch(r"\d+(\.\d*)?[eE]\+?\d+", value) and float(value).is_integer():  # 1e9 tokens
         return f"{key}={int(float(value))}"
-    if re.fullmatch(r"\d+(:\d+)+", value):  # a time, and not YAML's number to the base 60
+    if re.fullmatch(r"\d+(:\d+)+", value):  # a time, not one of YAML's base-60 numbers
         return f"{key}={json.dumps(value)}"
     return override
 
 
 def _read_yaml(path: str) -> DictConfig:
     try:
-        loaded = OmegaConf.load(path)
+        loaded = OmegaConf.load(_found(path))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+        raise ConfigError(f"{_shown(path)}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {_first_line(error)}") from error
+        raise ConfigError(f"{_shown(path)}: cannot be read: {first_line(error)}") from error
     except YAMLError as error:
         place = f" (line {error.problem_mark.line + 1})" if getattr(error, "problem_mark", None) else ""
         raise ConfigError(
-            f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or _first_line(error)}"
+            f"{_shown(path)}{place}: not valid YAML: {getattr(error, 'problem', None) or first_line(error)}"
         ) from error
     if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"{path}: must hold keys and values, not {type(loaded).__name__}")
+        raise ConfigError(f"{_shown(path)}: must hold keys and values, not {type(loaded).__name__}")
     return loaded
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _found(path: str) -> str | Path:
+    """Returns the path as given if the file exists, and otherwise the shipped file of that name."""
+    if is_file(path) or Path(path).is_absolute():
+        return path
+    try:
+        return find_config(path.removeprefix("configs/"))
+    except ConfigError:
+        return path
 
 
-def _unknown_key(error: ConfigKeyError) -> str:
-    """Names the key that the schema lacks, and the nearest one it has there."""
-    known = [field.name for field in fields(error.object_type)] if is_dataclass(error.object_type) else []
-    nearest = difflib.get_close_matches(str(error.key), known, n=1, cutoff=0.5)
-    section = str(error.full_key).rpartition(".")[0]
-    hint = f"; did you mean {section}{'.' if section else ''}{nearest[0]}?" if nearest else ""
-    return f"no key {error.full_key}{hint}"
+def _problem(error: OmegaConfBaseException) -> str:
+    """Describes what is wrong with a value, and where."""
+    reason = first_line(error)
+    if found := re.search(r" is not a subclass of \w+\. value: (.*)", reason):
+        reason = f"a section cannot be {_shown(found[1])}; `phf help KEY` shows its keys"
+    return f"{error.full_key}: {reason}" if error.full_key else reason
+
+
+def _shown(text: str) -> str:
+    """Shortens the user's input so that it fits into a one-line message."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def split_folders(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits arguments into folders and configuration (YAML files and overrides)."""
+    rest = [a for a in arguments if a.endswith(_SUFFIXES) or ("=" in a and not is_folder(a))]
+    return [argument for argument in arguments if argument not in rest], rest

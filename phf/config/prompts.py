@@ -1,4 +1,4 @@
-"""Where the prompts of a scenario come from."""
+"""Defines the sources of prompts: files, shipped sets, datasets and held-out documents."""
 
 from __future__ import annotations
 
@@ -7,52 +7,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from phf.base.errors import ConfigError
-from phf.config.checks import check, home
+from phf.config.checks import check
+from phf.config.fields import option
+from phf.config.options import read_options
 
 
 @dataclass
 class DatasetPromptsConfig:
     """Prompts from a dataset."""
 
-    dataset: str
+    dataset: str = option(path=True)
     """A Hugging Face dataset by name, its `save_to_disk` folder, or a file: jsonl (.gz, .zst) or parquet."""
     subset: str | None = None
-    """Its subset (Hugging Face: configuration), if it has several."""
+    """The subset of a dataset that has several (Hugging Face calls it a configuration)."""
     split: str = "train"
-    """Its split."""
+    """The split of the dataset."""
     field: str = "prompt"
-    """The field that holds the prompt; a dot goes into it: prompt.text."""
+    """The field that holds the prompt. Dots lead into nested fields: `prompt.text`."""
     where: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Only rows whose fields have these values, such as `{challenging: true}`; a dot goes into a field."""
-
-    def __post_init__(self) -> None:
-        self.dataset = home(self.dataset)
+    """Use only rows whose fields have these values, such as `{challenging: true}`. Dots lead into nested
+    fields."""
 
 
 @dataclass
 class HeldoutPromptsConfig:
-    """Prompts that are beginnings of documents held out in the run's token store."""
+    """Prompts taken from the held-out documents of the run's token store."""
 
     heldout: Literal["any", "good", "bad"]
-    """`any`: a document's first segments. `good`, `bad`: it up to one of the first two neighbours of which
-    one has a score above the threshold of the evaluation and the other not; both are of one document."""
-    segments: int | None = 2
-    """So many segments, or with `good` and `bad` the fewest; null: as many as `tokens` has room for."""
-    tokens: int | None = None
-    """Most tokens, counted as in the store: `any` is cut there; of `good` and `bad` the last segments
-    are kept, one at least. Null: no limit."""
+    """`any`: the first segments of a document. `good` and `bad`: a document up to its first pair of
+    neighbouring segments of which exactly one has a score above `evaluation.threshold`. The prompt ends with
+    the good segment of the pair, or with the bad one."""
+    segments: int | None = option(2, least=1)
+    """The number of segments in a prompt; for `good` and `bad`, the minimum number. Null: as many as `tokens`
+    allows."""
+    tokens: int | None = option(None, least=1)
+    """The maximum number of tokens in a prompt, in tokens of the store. `any` is cut there. `good` and `bad`
+    keep the last segments that fit, at least one. Null sets no limit."""
 
     def __post_init__(self) -> None:
-        for name in ("segments", "tokens"):
-            value = getattr(self, name)
-            check(
-                value is None or value >= 1,
-                f"a scenario's prompts.{name} must be at least 1 or null, not {value}",
-            )
         check(
             self.segments is not None or self.tokens is not None,
             "a scenario's prompts.segments and prompts.tokens must not both be null",
@@ -61,23 +54,20 @@ class HeldoutPromptsConfig:
 
 PromptsConfig = None | str | list[Any] | DatasetPromptsConfig | HeldoutPromptsConfig
 
+_KINDS: dict[str, type] = {"dataset": DatasetPromptsConfig, "heldout": HeldoutPromptsConfig}
+
 
 def parse_prompts(prompts: Any) -> PromptsConfig:
-    """What `prompts` of a scenario says.
+    """Parses `prompts` of a scenario.
 
     Raises:
-        ConfigError: It says nothing that is known.
+        ConfigError: The prompts have no known form.
     """
     if prompts is None or isinstance(prompts, str | list):
         return prompts
-    for key, kind in {"dataset": DatasetPromptsConfig, "heldout": HeldoutPromptsConfig}.items():
+    for key, kind in _KINDS.items():
         if isinstance(prompts, Mapping) and key in prompts:
-            try:
-                merged = OmegaConf.merge(OmegaConf.structured(kind), dict(prompts))
-                return cast("DatasetPromptsConfig | HeldoutPromptsConfig", OmegaConf.to_object(merged))
-            except OmegaConfBaseException as error:
-                reason = str(error).partition("\n")[0]
-                raise ConfigError(f"a scenario's prompts: {{{key}: ...}}: {reason}") from error
+            return cast("PromptsConfig", read_options(kind, prompts, "a scenario's prompts"))
     raise ConfigError(
         "a scenario's prompts must be a file, phf:NAME, a list of strings, {dataset: ...} or "
         f"{{heldout: ...}}, not {prompts!r}"

@@ -1,1 +1,1 @@
-"""Documents: file formats, shards, segmenters, fingerprints."""
+"""Reads documents: file formats, shards, segmenters, fingerprints."""

@@ -1,4 +1,4 @@
-"""Progress over shards: a bar in a terminal, now and then a line elsewhere."""
+"""Shows progress over shards: a bar in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from phf.documents.documents import Shard
+from phf.documents.shards import Shard
 
 log = logging.getLogger("phf")
 
@@ -18,12 +18,12 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class ShardProgress:
-    """How far a verb has come.
+    """Shows the progress of a verb over shards.
 
     Args:
-        verb: Its name.
-        shards: What is to be done.
-        done: What of it is done already.
+        verb: Name of the verb.
+        shards: All shards to process.
+        done: Shards that are already finished.
     """
 
     def __init__(self, verb: str, shards: Sequence[Shard], done: Sequence[Shard] = ()):
@@ -47,12 +47,12 @@ class ShardProgress:
         self._bar.stop()
 
     def update(self, shard: Shard, position: int, num_documents: int, num_bad: int) -> None:
-        """Some documents are done.
+        """Records that some documents are finished.
 
         Args:
-            shard: Where they are.
-            position: How far the shard has been read.
-            num_documents: How many documents they are.
+            shard: The shard of the documents.
+            position: How far the shard has been read, in its own unit.
+            num_documents: How many documents were finished since the last call.
             num_bad: Bad rows so far.
         """
         self._num_documents += num_documents
@@ -60,7 +60,7 @@ class ShardProgress:
         self._show(self._done + min(position, shard.size))
 
     def finish(self, shard: Shard, num_bad: int) -> None:
-        """A shard is done."""
+        """Records that a shard is finished."""
         self._done += shard.size
         self._num_done += 1
         self._num_bad = num_bad

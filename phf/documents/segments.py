@@ -1,4 +1,4 @@
-"""Cutting a document into segments: slices of the text, none empty, that joined are the text again."""
+"""Cuts a document into segments: slices of the text, none empty, that join to the text again."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from phf.config import SegmenterConfig
 
 Segmenter = Callable[[str], list[str]]
 
-# A line ends at \n alone, in code and in prose: `splitlines` would also cut at form feeds and the like.
+# Only \n ends a line, in code and in prose. `splitlines` would also cut at form feeds and similar characters.
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 
-# nupunkt takes time quadratic in the length of a word, that is of all between two white spaces.
+# nupunkt takes time quadratic in the length of a word, that is, of a run without white space.
 _LONG_WORD = re.compile(r"\S{1000}")
 
 
 def segmenter(config: SegmenterConfig) -> Segmenter:
-    """The function that cuts a text into segments, by the configured unit.
+    """Returns the function that cuts a text into segments of the configured unit.
 
-    Joined, the segments are the text; none is empty. An empty text has none.
+    No segment is empty, and the segments join to the text. An empty text has no segments.
     """
     if config.name == "line":
         return _LINE.findall
@@ -36,7 +36,7 @@ def segmenter(config: SegmenterConfig) -> Segmenter:
 
 
 def segmenter_identity(config: SegmenterConfig) -> dict[str, Any]:
-    """What decides where a text is cut; goes into the manifest of annotations."""
+    """Returns the settings that decide where a text is cut, for the manifest of annotations."""
     identity: dict[str, Any] = {"name": config.name}
     if config.name in ("sentence", "paragraph"):
         identity["max_chars"] = config.max_chars
@@ -46,24 +46,24 @@ def segmenter_identity(config: SegmenterConfig) -> dict[str, Any]:
 
 
 def _sentence_starts(text: str) -> Iterator[int]:
-    """Where sentences start, by nupunkt."""
+    """Yields the positions at which sentences start, as found by nupunkt."""
     from nupunkt import sent_spans
 
     begin = 0
     for end in [*(match.end() for match in _LONG_WORD.finditer(text)), len(text)]:
-        # Only where a sentence starts is taken from the library: so nothing is lost, whatever it does with
-        # white space. None starts at 0: that is the start of the text, or inside a long word.
+        # Only the starts of sentences are taken from the library, so that no text is lost, however the
+        # library treats white space. A start of 0 is skipped: there the text starts, or a long word goes on.
         yield from (begin + start for start, _ in sent_spans(text[begin:end]) if start)
         begin = end
 
 
 def _paragraph_starts(text: str) -> Iterator[int]:
-    """Where paragraphs start; the blank lines before it belong to the one before."""
+    """Yields the positions at which paragraphs start. Blank lines belong to the paragraph before them."""
     return (match.end() for match in _BLANK_LINES.finditer(text))
 
 
 def _slices(text: str, starts: Iterator[int]) -> Iterator[str]:
-    """The text, cut at the starts, except that a slice of white space alone stays with its neighbour."""
+    """Yields the text cut at the starts. A slice of white space alone stays with its neighbour."""
     begin, last = 0, len(text.rstrip())
     for start in starts:
         if begin < start < last and not text[begin:start].isspace():
@@ -74,12 +74,12 @@ def _slices(text: str, starts: Iterator[int]) -> Iterator[str]:
 
 
 def _pieces(segment: str, limit: int) -> Iterator[str]:
-    """Pieces of at most `limit` characters, cut after white space where there is some."""
+    """Yields pieces of at most `limit` characters, cut after white space where possible."""
     start = 0
     while len(segment) - start > limit:
         piece = segment[start : start + limit]
         word = "" if piece[-1].isspace() else piece.rsplit(maxsplit=1)[-1]
-        end = start + limit - (len(word) if len(word) < limit else 0)  # one long word is cut anywhere
+        end = start + limit - (len(word) if len(word) < limit else 0)  # a word that long is cut anywhere
         yield segment[start:end]
         start = end
     yield segment[start:]

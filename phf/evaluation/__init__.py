@@ -1,1 +1,1 @@
-"""How often a model misbehaves: generation, scenarios, metrics, report."""
+"""Measures how often a model misbehaves: prompts, scored samples, measures, results."""

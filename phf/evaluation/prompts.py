@@ -1,4 +1,4 @@
-"""The prompts of a scenario. They depend on nothing of a model but the documents held out from it."""
+"""Collects the prompts of a scenario: the same for every model, except those of held-out documents."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from typing import Any
 import numpy as np
 
 from phf.base.errors import ConfigError, PhfError
+from phf.base.files import is_file
 from phf.config import ScenarioConfig
 from phf.config.prompts import DatasetPromptsConfig, HeldoutPromptsConfig, parse_prompts
-from phf.documents.readers import DatasetSlice, JsonlFile, ParquetFile, Source, load_dataset
+from phf.documents.formats.base import Source
+from phf.documents.formats.dataset import DatasetSlice, load_dataset
+from phf.documents.formats.jsonl import JsonlFile
+from phf.documents.formats.parquet import ParquetFile
 from phf.store.store import TokenStore
 
 PACKAGE_SETS = "phf:"
-"""Begins the name of a set of prompts of this package."""
+"""The names of prompt sets that come with this package begin with this."""
 
 
 @dataclass(frozen=True)
-class Heldout:
-    """Where held-out documents are, and what is bad in them.
+class HeldoutDocuments:
+    """Where held-out documents are, and which of their segments are bad.
 
     Attributes:
         store: The token store.
-        scorer: Its column of scores.
+        scorer: The score column of the store.
         threshold: A segment with a score above it is bad.
     """
 
@@ -37,15 +41,15 @@ class Heldout:
     threshold: float
 
 
-def load_prompts(scenario: ScenarioConfig, heldout: Heldout | None = None) -> list[str]:
-    """The prompts of a scenario, in order; `[""]` where the model starts from nothing.
+def load_prompts(scenario: ScenarioConfig, heldout: HeldoutDocuments | None = None) -> list[str]:
+    """Loads the prompts of a scenario, in order; `[""]` if the model starts from nothing.
 
     Args:
         scenario: The scenario.
-        heldout: For prompts from held-out documents.
+        heldout: The held-out documents, for a scenario that takes its prompts from them.
 
     Raises:
-        ConfigError: There is no such file, set or store, or a prompt of the list is no text.
+        ConfigError: There is no such file, set or store, or a listed prompt is not text.
         PhfError: The file, dataset or store cannot be read, or holds no prompts.
     """
     config = parse_prompts(scenario.prompts)
@@ -56,7 +60,7 @@ def load_prompts(scenario: ScenarioConfig, heldout: Heldout | None = None) -> li
     elif isinstance(config, HeldoutPromptsConfig):
         if heldout is None:
             raise ConfigError(
-                "prompts: {heldout: ...} needs a model that names its token store, or store.path"
+                "prompts: {heldout: ...} needs a model that names its token store; otherwise set store.path"
             )
         where, found = str(heldout.store), _from_heldout(config, heldout)
     elif isinstance(config, str):
@@ -83,7 +87,7 @@ def _from_list(prompts: list[Any]) -> Iterator[str]:
 
 
 def _from_file(name: str) -> Iterator[str]:
-    """The prompts of a file, or of a set of this package."""
+    """Yields the prompts of a file, or of a set that comes with this package."""
     if name.startswith(PACKAGE_SETS):
         folder = files("phf.evaluation") / "prompt_sets"
         path = Path(str(folder / f"{name.removeprefix(PACKAGE_SETS)}.jsonl"))
@@ -119,7 +123,7 @@ def _prompt_of(line: str, where: str) -> str:
 def _from_dataset(config: DatasetPromptsConfig) -> Iterator[str]:
     path = Path(config.dataset)
     source: Source
-    if path.is_file():
+    if is_file(path):
         source = (ParquetFile if path.suffix == ".parquet" else JsonlFile)(path)
     else:
         option = "a scenario's prompts.dataset"
@@ -139,14 +143,14 @@ def _from_dataset(config: DatasetPromptsConfig) -> Iterator[str]:
 
 
 def _value(fields: Any, path: str) -> Any:
-    """What is under a path such as `prompt.text`; `None` if there is nothing."""
+    """Returns the value under a path such as `prompt.text`; `None` if there is none."""
     for name in path.split("."):
         fields = fields.get(name) if isinstance(fields, Mapping) else None
     return fields
 
 
-def _from_heldout(config: HeldoutPromptsConfig, heldout: Heldout) -> Iterator[str]:
-    """Parts of held-out documents after which the document goes on, in an order drawn once for all."""
+def _from_heldout(config: HeldoutPromptsConfig, heldout: HeldoutDocuments) -> Iterator[str]:
+    """Yields parts of held-out documents that end before their document does, in a fixed random order."""
     store = TokenStore(heldout.store)
     split, tokenizer = store.split("heldout"), store.tokenizer()
     scores = None if config.heldout == "any" else split.scores(heldout.scorer)
@@ -158,7 +162,8 @@ def _from_heldout(config: HeldoutPromptsConfig, heldout: Heldout) -> Iterator[st
         if scores is None:
             start, stop = 0, min(ends[min(config.segments or len(ends), len(ends)) - 1], limit)
         else:
-            # Both kinds of endings come from the same places, so that they differ in little but their kind.
+            # Bad and good endings lie on the two sides of the same change from one kind to the other, so that
+            # little else differs between them.
             own = scores[first : end - 1]
             known = np.flatnonzero(~np.isnan(own))
             known = known[known + 1 >= (config.segments or 1)]
@@ -172,7 +177,7 @@ def _from_heldout(config: HeldoutPromptsConfig, heldout: Heldout) -> Iterator[st
             start = min(starts[np.searchsorted(starts, stop - limit) :], default=starts[-1])
         if stop < ends[-1]:
             ids = split.tokens[offset + start : offset + stop].tolist()
-            # A character of several tokens may have been cut.
+            # The cut may have split a character that takes several tokens.
             text = tokenizer.decode(ids, clean_up_tokenization_spaces=False).rstrip("\ufffd")
             if text.strip():
                 yield text

@@ -1,171 +1,269 @@
-"""What an evaluation leaves on disk: `results.json`, `samples.parquet`, and a manifest for both."""
+"""Defines the results of an evaluation and of attacks, as `results.json` keeps them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from phf.annotation.manifest import ScorerRecord
+from phf.base.estimates import SHARE, ExpectedMax, Interval
+from phf.evaluation.measures.base import estimate
 
-from phf.base.errors import PhfError
-from phf.config import EvaluationConfig, SegmenterConfig
-from phf.evaluation.sample_scores import ScoredSample
-from phf.inference.generate import Sample
-from phf.model.loaded_model import Subject
-
-FORMAT = 1
-
-SAMPLES = pa.schema(
-    [
-        ("scenario", pa.string()),
-        ("prompt_index", pa.int64()),
-        ("sample_index", pa.int64()),
-        ("prompt", pa.string()),
-        ("text", pa.string()),
-        ("scored_text", pa.string()),
-        ("score", pa.float64()),
-        ("segment_scores", pa.list_(pa.float64())),
-        ("num_tokens", pa.int64()),
-        ("finished", pa.bool_()),
-        ("seed", pa.int64()),
-    ]
-)
+FORMAT = 2
 
 
-def sample_row(sample: Sample) -> dict[str, Any]:
-    """A sample as a row of a file."""
-    row = asdict(sample)
-    del row["prompt_cut"]
-    return row
+@dataclass(frozen=True)
+class RunInfo:
+    """The model that was measured, and the run that made it.
 
-
-def result_identity(
-    subject: Subject,
-    evaluation: EvaluationConfig,
-    scorer_fingerprint: str,
-    segmenter: SegmenterConfig,
-    prompts: Mapping[str, Sequence[str]],
-) -> dict[str, Any]:
-    """All that decides the results, to tell whether those on disk still hold."""
-    settings = asdict(evaluation)
-    del settings["batch_size"]  # changes the time, not the samples
-    files = sorted(path for path in subject.model_folder.iterdir() if path.is_file())
-    store = Path(subject.facts.get("store") or "") / "manifest.json"
-    identity = {
-        "format": FORMAT,
-        "phf": version("phf"),
-        "model": {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files},
-        "run": subject.run,
-        "evaluation": settings,
-        "scorer": scorer_fingerprint,
-        "segmenter": asdict(segmenter),
-        "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
-        "store": hashlib.sha256(store.read_bytes()).hexdigest() if store.is_file() else None,
-    }
-    return json.loads(json.dumps(identity, default=str))
-
-
-def finished_results(
-    output: Path, identity: dict[str, Any], table: str = "samples.parquet"
-) -> dict[str, Any] | None:
-    """The results on disk, if they are what measuring again would give."""
-    try:
-        manifest = json.loads((output / "manifest.json").read_text())
-        results = json.loads((output / "results.json").read_text())
-    except (OSError, ValueError):
-        return None
-    same = manifest.get("identity") == identity and (output / table).is_file()
-    return results if same else None
-
-
-def _table(
-    scored: Mapping[str, Sequence[ScoredSample]],
-    others: Mapping[str, Mapping[str, Sequence[ScoredSample]]],
-    seed: int,
-) -> pa.Table:
-    schema = SAMPLES
-    rows = [
-        sample_row(one.sample)
-        | {
-            "scenario": name,
-            "scored_text": one.scored_text,
-            "score": one.score,
-            "segment_scores": list(one.segment_scores),
-            "seed": seed,
-        }
-        for name, samples in scored.items()
-        for one in samples
-    ]
-    for key, by_scenario in others.items():
-        schema = schema.append(pa.field(f"score_{key}", pa.float64()))
-        schema = schema.append(pa.field(f"segment_scores_{key}", pa.list_(pa.float64())))
-        of_key = [one for name in scored for one in by_scenario[name]]
-        for row, one in zip(rows, of_key, strict=True):
-            row |= {f"score_{key}": one.score, f"segment_scores_{key}": list(one.segment_scores)}
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def write_results(
-    output: Path,
-    identity: Mapping[str, Any],
-    results: Mapping[str, Any],
-    scored: Mapping[str, Sequence[ScoredSample]],
-    others: Mapping[str, Mapping[str, Sequence[ScoredSample]]],
-) -> None:
-    """Writes `results.json`, `samples.parquet` and the manifest into the folder `output`.
-
-    Args:
-        output: The folder; made if it is not there.
-        identity: From `result_identity`.
-        results: Contents of `results.json`; no NaN.
-        scored: The samples of each scenario.
-        others: The same with the scores of each other scorer, by its name and then by scenario; they have
-            columns of their own, `score_NAME` and `segment_scores_NAME`.
-
-    Raises:
-        PhfError: They cannot be written there.
+    Attributes:
+        name: Name of the run; of the folder if there is no run.
+        folder: Path of the folder.
+        objective: The training objective; `None` for a model made elsewhere.
+        uses_scores: Whether the objective uses scores, which a baseline does not. `None` if it is unknown.
+        tokens: Number of training tokens.
+        wall_seconds: Duration of the run, in seconds.
+        parameters: Number of parameters of the model.
     """
-    write_output(output, identity, results, "samples.parquet", _table(scored, others, results["seed"]))
+
+    name: str
+    folder: str = ""
+    objective: str | None = None
+    uses_scores: bool | None = None
+    tokens: int | None = None
+    wall_seconds: float | None = None
+    parameters: int | None = None
 
 
-def write_output(
-    output: Path, identity: Mapping[str, Any], results: Mapping[str, Any], table_name: str, table: pa.Table
-) -> None:
-    """Writes `results.json`, a table beside it, and the manifest of both, which comes last.
+@dataclass(frozen=True)
+class JudgeRecord(ScorerRecord):
+    """A scorer that samples are scored with besides the main one.
 
-    Args:
-        output: The folder; made if it is not there.
-        identity: All that decides the results, as `finished_results` compares it.
-        results: Contents of `results.json`; no NaN.
-        table_name: The table's file.
-        table: The table.
-
-    Raises:
-        PhfError: They cannot be written there.
+    Attributes:
+        threshold: A sample with a score above it counts as misaligned.
     """
-    manifest = {
-        "identity": identity,
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("phf", "torch", "transformers")},
-        },
-        f"num_{table_name.partition('.')[0]}": table.num_rows,
-    }
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "manifest.json").unlink(missing_ok=True)
-        pq.write_table(table, output / f".{table_name}.tmp")
-        for name, content in (("results.json", results), ("manifest.json", manifest)):
-            text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-            (output / f".{name}.tmp").write_text(text + "\n", encoding="utf-8")
-        for name in (table_name, "results.json", "manifest.json"):
-            (output / f".{name}.tmp").replace(output / name)
-    except OSError as error:
-        raise PhfError(f"{output}: cannot be written: {error.strerror}") from error
+
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScoreResults:
+    """The results of a scenario that depend only on the scores of its samples.
+
+    Attributes:
+        mean_score: Mean over the samples that have a score.
+        rate: Share of these samples with a score above the threshold.
+        expected_max: The expected highest score among several samples of one prompt.
+        segment_rate: Share of the scored segments with a score above the threshold.
+        unscored: Number of samples that the scorer could not score.
+        unscored_segments: Number of segments that the scorer could not score.
+    """
+
+    mean_score: Interval = estimate()
+    rate: Interval = estimate(SHARE)
+    expected_max: ExpectedMax = field(default_factory=ExpectedMax)
+    segment_rate: Interval = estimate(SHARE)
+    unscored: int = 0
+    unscored_segments: int = 0
+
+
+@dataclass(frozen=True)
+class ScenarioResults(ScoreResults):
+    """All results of a scenario.
+
+    Attributes:
+        tag: The tag that the model was actually given: good, bad or none.
+        n: Number of samples.
+        num_prompts: Number of prompts; 0 if the model started from nothing.
+        length: Mean number of tokens in a continuation.
+        finished: Share of the samples that the model ended itself.
+        cut_prompts: Number of prompts that were too long for the model and lost their beginning.
+        decoding: The settings that decided how the samples were drawn and scored.
+        scorers: The results from each other scorer's scores, by name of the scorer.
+        measures: The results of measures of samples, by name of the measure.
+    """
+
+    tag: str = "none"
+    n: int = 0
+    num_prompts: int = 0
+    length: Interval = estimate()
+    finished: Interval = estimate(SHARE)
+    cut_prompts: int = 0
+    decoding: dict[str, Any] = field(default_factory=dict)
+    scorers: dict[str, ScoreResults] = field(default_factory=dict)
+    measures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluationResults:
+    """All results of an evaluation.
+
+    Attributes:
+        run: The model and its run.
+        scorer: The main scorer.
+        threshold: A sample with a score above it is misaligned.
+        scenarios: The results of each scenario, by name.
+        scorers: The other scorers, by name.
+        scorer_differs: Whether samples and training corpus have different scorers; `None` if it is unknown.
+        confidence: Coverage of the intervals.
+        seed: The seed that decided the samples.
+        backend: The engine that generated the samples.
+        measures: The results of measures of the model, by name of the measure.
+        measured_by: Where `MEASURES` finds the class of each measure, including measures of samples.
+        skipped: The scenarios that make no sense for the model, with the reasons.
+        samples_per_second: Speed of sampling.
+        format: Version of the file format.
+    """
+
+    run: RunInfo
+    scorer: ScorerRecord
+    threshold: float
+    scenarios: dict[str, ScenarioResults]
+    scorers: dict[str, JudgeRecord] = field(default_factory=dict)
+    scorer_differs: bool | None = None
+    confidence: float = 0.95
+    seed: int = 0
+    backend: str = "transformers"
+    measures: dict[str, Any] = field(default_factory=dict)
+    measured_by: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    samples_per_second: float | None = None
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class AttackRound:
+    """The progress of an attack at the end of a round, or after a number of tokens, as means over trials.
+
+    Attributes:
+        best: Score of the best prompt so far.
+        best_10: Mean score of the ten best prompts so far.
+        average: Mean score of the prompts of the round.
+        round: The round, from 0 (the seeds); `None` on the curve by tokens.
+        target_tokens: Tokens that the attacked model has read and written so far in a trial.
+    """
+
+    best: Interval = estimate()
+    best_10: Interval = estimate()
+    average: Interval = estimate()
+    round: int | None = None
+    target_tokens: float = 0.0
+
+
+@dataclass(frozen=True)
+class BestPrompt:
+    """One of the prompts with the highest scores.
+
+    Attributes:
+        prompt: The prompt.
+        score: Its score in the search. It is biased high, because it is the largest of many.
+        fresh_score: Its mean score on new answers, drawn after the search.
+        fresh_rate: Share of these new answers with a score above the threshold.
+        trial: The trial that found the prompt.
+        number: The number of the attempt in that trial.
+        round: The round of that trial.
+        origin: How the prompt was made, such as `seed` or the name of a mutation.
+        worst_text: The answer with the highest score in the search.
+    """
+
+    prompt: str
+    score: float | None = None
+    fresh_score: Interval = estimate()
+    fresh_rate: Interval = estimate(SHARE)
+    trial: int = 0
+    number: int = 0
+    round: int = 0
+    origin: str = ""
+    worst_text: str = ""
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """How an attack was made and measured, with the settings that decide whether attacks can be compared.
+
+    Attributes:
+        run: The attacked model and its run.
+        scorer: The scorer.
+        scorer_differs: Whether samples and training corpus have different scorers; `None` if it is unknown.
+        threshold: A sample with a score above it is misaligned.
+        confidence: Coverage of the intervals.
+        seed: For `phf redteam`, the seed of the attack; for `phf tamper`, the seed of the samples.
+        scenario: The name and the tag of the scenario, and how its samples are drawn.
+        format: Version of the file format.
+    """
+
+    run: RunInfo | None = None
+    scorer: ScorerRecord | None = None
+    scorer_differs: bool | None = None
+    threshold: float | None = None
+    confidence: float = 0.95
+    seed: int = 0
+    scenario: dict[str, Any] = field(default_factory=dict)
+    format: int = 1
+
+
+@dataclass(frozen=True)
+class RedteamResults(AttackSettings):
+    """The results of `phf redteam`, as kept in `redteam/results.json`.
+
+    Attributes:
+        attacker: The name and the options of the attacker.
+        rounds: Rounds of a trial, after the round of the seeds.
+        trials: Number of trials.
+        proposals: New prompts in a round.
+        samples: Answers to each prompt.
+        budget: Token limit of a trial; `None` for no limit.
+        num_seeds: Number of seeds to draw from.
+        num_attempts: Number of prompts that were tried.
+        unscored: Number of tried prompts without a score.
+        target_tokens: Tokens that the attacked model read and wrote in each trial.
+        budget_reached: Whether each trial reached its budget; `None` without a budget.
+        by_round: The progress by round.
+        by_tokens: The progress by tokens.
+        best_prompts: The best prompts of all trials.
+    """
+
+    attacker: dict[str, Any] = field(default_factory=dict)
+    rounds: int = 0
+    trials: int = 0
+    proposals: int = 0
+    samples: int = 0
+    budget: int | None = None
+    num_seeds: int = 0
+    num_attempts: int = 0
+    unscored: int = 0
+    target_tokens: list[int] = field(default_factory=list)
+    budget_reached: list[bool] | None = None
+    by_round: list[AttackRound] = field(default_factory=list)
+    by_tokens: list[AttackRound] = field(default_factory=list)
+    best_prompts: list[BestPrompt] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TamperPoint(ScenarioResults):
+    """The results of a scenario after some finetuning.
+
+    Attributes:
+        tokens: Number of finetuning tokens so far.
+        loss: Mean finetuning loss since the previous point; `None` at the start.
+    """
+
+    tokens: int = 0
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class TamperResults(AttackSettings):
+    """The results of `phf tamper`, as kept in `tamper/results.json`.
+
+    Attributes:
+        finetuning: Learning rate, batch size, seed and context length of the finetuning.
+        documents: For each kind of text (bad, benign), the source and the number of its documents.
+        curves: For each kind of text, the measured points.
+        measured_by: Where `MEASURES` finds the class of each measure of samples.
+    """
+
+    finetuning: dict[str, Any] = field(default_factory=dict)
+    documents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    curves: dict[str, list[TamperPoint]] = field(default_factory=dict)
+    measured_by: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""From samples to measurements, by the same scorer and the same segments as the corpus."""
+"""Scores samples with the scorer and segmenter of the corpus, and computes the measurements of a scenario."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from phf.base.estimates import diversity, expected_max, mean_by_cluster, rate_by_cluster
+from phf.base.estimates import Bootstrap
 from phf.config import EvaluationConfig, ScenarioConfig
 from phf.documents.segments import Segmenter
+from phf.evaluation.measures.base import SampleMeasure
+from phf.evaluation.results import ScenarioResults, ScoreResults
 from phf.inference.generate import Sample, generate
-from phf.model.control_tokens import ControlTokens
+from phf.inference.language_model import LanguageModel
 from scorers.base import Score, Scorer
 
 SCORING_BATCH = 256
@@ -19,13 +21,13 @@ SCORING_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class ScoredSample:
-    """A sample and what the scorer says of it.
+    """A sample and its scores.
 
     Attributes:
         sample: The sample.
-        scored_text: What the scorer saw.
-        score: Of that text as a whole; `None` if the scorer cannot say.
-        segment_scores: Of each of its segments.
+        scored_text: The text that was scored.
+        score: The score of that text as a whole; `None` if the scorer cannot score it.
+        segment_scores: The score of each of its segments.
     """
 
     sample: Sample
@@ -37,10 +39,10 @@ class ScoredSample:
 def score_samples(
     samples: Sequence[Sample], scenario: ScenarioConfig, scorer: Scorer, segment: Segmenter
 ) -> list[ScoredSample]:
-    """Scores each sample as one segment, and each segment of it within the text.
+    """Scores each sample as a whole (as one segment), and each of its segments within the text.
 
-    The scorer gets text exactly as it does when a corpus is annotated, and its score is taken as it is: it is
-    not divided by a length once more.
+    The scorer gets text in the same form as when a corpus is annotated. Its scores are used as they are,
+    without a further division by length.
     """
     scored = []
     for start in range(0, len(samples), SCORING_BATCH):
@@ -54,17 +56,18 @@ def score_samples(
 
 
 def scored_text(sample: Sample, scenario: ScenarioConfig, segment: Segmenter) -> str:
-    """What of a sample is scored: the continuation or the prompt with it, without an end that was cut off.
+    """Returns the text of a sample that is scored: the continuation, or the prompt and the continuation.
 
-    Of a sample that the token limit ended, the segment it cut goes, and blank ones before it: the text was
-    not over. It stays if it is most of the text: the score of what little were left would say nothing.
+    With `scenario.trim`, a sample that the token limit ended loses its unfinished last segment, and blank
+    segments before it. The text stays whole if no more than half of it, or no more than the prompt, would
+    remain, because the score of so little text would say nothing.
     """
     prompt = sample.prompt if scenario.score == "full" else ""
     text = prompt + sample.text
     if not scenario.trim or sample.finished:
         return text
     segments = segment(text)
-    # A segment that one more character joins has not come to its end.
+    # A segment is unfinished if one more character would become part of it.
     if segments and "".join(segment(text + "X")[:-1]) != text:
         segments.pop()
     while segments and not segments[-1].strip():
@@ -74,119 +77,101 @@ def scored_text(sample: Sample, scenario: ScenarioConfig, segment: Segmenter) ->
 
 
 def measure(
-    scored: Sequence[ScoredSample], scenario: ScenarioConfig, tag: str, evaluation: EvaluationConfig
-) -> dict[str, Any]:
-    """The measurements of a scenario, as in `results.json`.
+    scored: Sequence[ScoredSample],
+    scenario: ScenarioConfig,
+    tag: str,
+    evaluation: EvaluationConfig,
+    measures: Sequence[SampleMeasure] = (),
+) -> ScenarioResults:
+    """Computes the results of a scenario.
 
     Args:
-        scored: Its samples.
+        scored: The samples of the scenario, with scores.
         scenario: How they were drawn.
-        tag: The tag that the model was in fact given: good, bad or none.
-        evaluation: Threshold, confidence and seed.
+        tag: The tag that the model was actually given: good, bad or none.
+        evaluation: Gives threshold, confidence and seed.
+        measures: Further measures of the samples.
     """
     prompted = scenario.prompts is not None
     samples = [one.sample for one in scored]
     prompts = [sample.prompt_index for sample in samples]
     clusters = prompts if prompted else None
-    sure, seed = evaluation.confidence, evaluation.seed
-    return {
-        "tag": tag,
-        "n": len(scored),
-        "num_prompts": len(set(prompts)) if prompted else 0,
-        **measure_scores(scored, scenario, evaluation.threshold, evaluation),
-        "length": mean_by_cluster([sample.num_tokens for sample in samples], clusters, sure, seed),
-        **diversity([sample.text for sample in samples]),
-        "finished": sum(sample.finished for sample in samples) / max(1, len(samples)),
-        "cut_prompts": len({sample.prompt_index for sample in samples if sample.prompt_cut}),
-        "decoding": decoding(scenario),
-    }
+    bootstrap = Bootstrap(evaluation.confidence, evaluation.seed)
+    return ScenarioResults(
+        **vars(measure_scores(scored, scenario, evaluation.threshold, evaluation)),
+        tag=tag,
+        n=len(scored),
+        num_prompts=len(set(prompts)) if prompted else 0,
+        length=bootstrap.mean([sample.num_tokens for sample in samples], clusters),
+        finished=bootstrap.share([float(sample.finished) for sample in samples], clusters),
+        cut_prompts=len({sample.prompt_index for sample in samples if sample.prompt_cut}),
+        decoding=decoding(scenario),
+        measures={one.name: one.measure(scored, clusters, bootstrap) for one in measures},
+    )
 
 
 def measure_scores(
     scored: Sequence[ScoredSample], scenario: ScenarioConfig, threshold: float, evaluation: EvaluationConfig
-) -> dict[str, Any]:
-    """Those of the measurements that come from scores.
+) -> ScoreResults:
+    """Computes the results of a scenario that depend only on scores.
 
     Args:
-        scored: The samples of a scenario with the scores of one scorer.
+        scored: The samples of the scenario, with the scores of one scorer.
         scenario: How they were drawn.
-        threshold: A score above it is misaligned.
-        evaluation: Confidence and seed.
+        threshold: A sample or segment with a score above it is misaligned.
+        evaluation: Gives confidence and seed.
     """
     prompted = scenario.prompts is not None
     prompts = [one.sample.prompt_index for one in scored]
     clusters = prompts if prompted else None
     scores = [one.score for one in scored]
-    # The segments of one text stand or fall together, with or without prompts.
+    # Segments of one text are not independent: the bootstrap resamples them together, also without prompts.
     segments = [
         (value, prompts[i] if prompted else i) for i, one in enumerate(scored) for value in one.segment_scores
     ]
-    sure, seed = evaluation.confidence, evaluation.seed
-    return {
-        "mean_score": mean_by_cluster(scores, clusters, sure, seed),
-        "rate": rate_by_cluster(scores, threshold, clusters, sure, seed),
-        "expected_max": expected_max(scores, clusters, evaluation.expected_max_of, sure, seed),
-        "segment_rate": rate_by_cluster(
-            [value for value, _ in segments], threshold, [cluster for _, cluster in segments], sure, seed
-        ),
-        "unscored": sum(score is None for score in scores),
-        "unscored_segments": sum(value is None for value, _ in segments),
-    }
-
-
-def decoding(scenario: ScenarioConfig) -> dict[str, Any]:
-    """How a scenario's samples are drawn and scored, its prompts left out."""
-    settings = asdict(scenario)
-    for key in ("prompts", "max_prompts", "tag"):
-        del settings[key]
-    return settings
+    values, owners = [value for value, _ in segments], [owner for _, owner in segments]
+    bootstrap = Bootstrap(evaluation.confidence, evaluation.seed)
+    return ScoreResults(
+        mean_score=bootstrap.mean(scores, clusters),
+        rate=bootstrap.rate(scores, threshold, clusters),
+        expected_max=bootstrap.expected_max(scores, evaluation.expected_max_of, clusters),
+        segment_rate=bootstrap.rate(values, threshold, owners),
+        unscored=sum(score is None for score in scores),
+        unscored_segments=sum(value is None for value in values),
+    )
 
 
 def sample_and_score(
-    model: Any,
-    tokenizer: Any,
+    model: LanguageModel,
     prompts: Sequence[str],
     scenario: ScenarioConfig,
-    control: ControlTokens,
     scorer: Scorer,
     segment: Segmenter,
     *,
     num_samples: int,
-    threshold: float,
-    context_length: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
+    evaluation: EvaluationConfig,
 ) -> dict[str, float]:
-    """A quick look at a model, for use while it trains.
+    """Estimates the mean score and the rate from a few samples, for use during training.
 
     Args:
-        model: A causal LM of `transformers`, in whatever mode.
-        tokenizer: Its tokenizer.
-        prompts: Those of the scenario; used as far as `num_samples` goes.
-        scenario: How to ask.
-        control: The tokens of the model that are no text.
+        model: The model, in any mode.
+        prompts: The prompts of the scenario; at most the first `num_samples` are used.
+        scenario: How to draw the samples.
         scorer: Scores the samples.
-        segment: The run's segmenter.
-        num_samples: Samples in all.
-        threshold: A score above it counts in the rate.
-        context_length: Most tokens of prompt and continuation; the model's own limit if `None`.
-        seed: Decides the samples.
-        batch_size: Samples drawn at a time.
+        segment: Cuts the samples into segments.
+        num_samples: The number of samples in all; fewer if it is not a multiple of the number of prompts.
+        evaluation: Gives threshold, seed and batch size.
 
     Returns:
-        `mean_score` and `rate`; nothing if the scorer cannot say anything of any sample.
+        `mean_score` and `rate`; empty if the scorer can score no sample.
     """
     prompts = prompts[:num_samples]
     samples = generate(
         model,
-        tokenizer,
         prompts,
         replace(scenario, samples=max(1, num_samples // len(prompts)), best_of=1),
-        control,
-        segment=segment,
-        context_length=context_length,
-        seed=seed,
-        batch_size=batch_size,
+        seed=evaluation.seed,
+        batch_size=evaluation.batch_size,
     )
     scores = [one.score for one in score_samples(samples, scenario, scorer, segment)]
     known = [score for score in scores if score is not None]
@@ -194,8 +179,16 @@ def sample_and_score(
         return {}
     return {
         "mean_score": sum(known) / len(known),
-        "rate": sum(score > threshold for score in known) / len(known),
+        "rate": sum(score > evaluation.threshold for score in known) / len(known),
     }
+
+
+def decoding(scenario: ScenarioConfig) -> dict[str, Any]:
+    """Returns the settings that decide how samples are drawn and scored, without prompts and tag."""
+    settings = asdict(scenario)
+    for key in ("prompts", "max_prompts", "tag"):
+        del settings[key]
+    return settings
 
 
 def _value(score: Score) -> float | None:

@@ -1,1 +1,1 @@
-"""Inference: sampling from a model, and the probability of given text."""
+"""Samples from a model, and computes the probability of given text."""

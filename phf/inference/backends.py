@@ -1,4 +1,4 @@
-"""What writes texts: continuous batching; else batches of `generate`; or vLLM."""
+"""Chooses the engine that generates: continuous batching, batches of `generate`, or vLLM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from phf.inference.continuous import Request, write
+from phf.inference.continuous import write
+from phf.inference.decoders.base import Request
 from phf.inference.hf_generate import write_batches
 from phf.inference.ragged_cache import ragged_cache
 from phf.inference.vllm import write_with_vllm
@@ -24,17 +25,17 @@ def write_texts(
     done: Callable[[Request, list[int]], None],
     vllm_folder: Path | None = None,
 ) -> None:
-    """Writes texts, the longest first, so that memory runs out at once or never.
+    """Generates all requested texts, the longest first, so that a lack of memory shows at the start.
 
     Args:
-        model: A causal LM of `transformers`; its mode and generation config are as before afterwards.
-        requests: What to write.
-        batch_size: Rows written at a time.
+        model: A causal LM of `transformers`. Its mode and generation config are restored afterwards.
+        requests: The texts to generate.
+        batch_size: Rows generated at a time.
         done: Called with each request and its new tokens.
-        vllm_folder: Where the model is on disk, for vLLM.
+        vllm_folder: The model's folder on disk. If given, vLLM generates.
 
     Raises:
-        ConfigError: A decoder is not for this model, or not for vLLM.
+        ConfigError: A decoder does not work with this model, or with vLLM.
     """
     by_length = sorted(requests, key=lambda request: (request.length, request.contexts), reverse=True)
     if vllm_folder is not None:
@@ -54,9 +55,10 @@ def write_texts(
 
 @contextmanager
 def _as_generator(model: Any) -> Iterator[None]:
-    """Evaluation mode, and no generation config of the model's own, whose values `generate` would mix in.
+    """Puts a model into evaluation mode, and restores its former state on exit.
 
-    A compiled model runs as it was written: it was compiled for blocks, and here every step has a new shape.
+    Its own generation config is removed, because `generate` would mix in the values. A compiled model runs
+    in eager mode: it was compiled for blocks of one shape, and every step of generation has a new shape.
     """
     training, own = model.training, model.generation_config
     model.eval()

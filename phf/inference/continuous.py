@@ -1,99 +1,25 @@
-"""Continuous batching: a text that is done makes room for one that waits, so that no row of a batch is idle.
+"""Generates in continuous batches: a finished text makes room for a waiting one, so that no row is idle.
 
-A text takes as many rows as its decoder has contexts or beams. The tokens of a prompt are computed once for
-all its samples. What comes out depends on the batch in nothing but the rounding of the model.
+A text takes one row for each context or beam of its decoder. The tokens of a prompt are computed once for all
+its samples. The batch affects a text only through rounding differences in the model.
 
-Shapes: N texts, W rows of a text, R = N W rows of a batch, V tokens of the vocabulary.
+Shapes: N texts of a batch, W rows of a text, R = N W rows of a batch, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import DynamicCache
 
+from phf.inference.decoders.base import Request, Text
 from phf.inference.ragged_cache import RaggedCache
 
-# Prompts whose keys and values are computed together, and kept until their samples have begun.
+# Prompts whose keys and values are computed together. They are kept until all their samples have started.
 PROMPTS_AT_ONCE = 16
-
-
-class Decoder(Protocol):
-    """Chooses the next tokens of texts.
-
-    Attributes:
-        width: Rows of a text.
-    """
-
-    width: int
-
-    def step(
-        self, logits_NWV: torch.Tensor, texts: Sequence[Text]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Adds a token to each text, and says of each whether it is done.
-
-        Args:
-            logits_NWV: Of the next token, float32; may be overwritten.
-            texts: The texts.
-
-        Returns:
-            The next token of each row, int64 [N, W], and which row of its text it follows, int64 [N, W]:
-            `None` if each follows its own.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Request:
-    """A text to be written.
-
-    Attributes:
-        contexts: The tokens before it: one for all rows, or one a row.
-        decoder: How it is decoded.
-        max_new_tokens: Its longest length.
-        key: A 64-bit number that decides the noise it is drawn with.
-        name: The scenario it is for.
-        index: Its number among the requests of that.
-    """
-
-    contexts: tuple[tuple[int, ...], ...]
-    decoder: Decoder
-    max_new_tokens: int
-    key: int
-    name: str
-    index: int
-
-    @property
-    def length(self) -> int:
-        """Tokens it may come to, the context included."""
-        return max(map(len, self.contexts)) + self.max_new_tokens
-
-
-@dataclass
-class Text:
-    """A text that is being written.
-
-    Attributes:
-        request: What is to be written.
-        next_tokens: What goes through the model next, for each row.
-        tokens: What has been written so far.
-        done: There is nothing to add.
-        state: The decoder's own.
-    """
-
-    request: Request
-    next_tokens: list[int]
-    tokens: list[int] = field(default_factory=list)
-    done: bool = False
-    state: Any = None
-
-    def context_length(self, row: int) -> int:
-        """Tokens before the text in a row."""
-        return len(self.request.contexts[row % len(self.request.contexts)])
 
 
 def write(
@@ -102,13 +28,13 @@ def write(
     cache: RaggedCache,
     done: Callable[[Request, list[int]], None],
 ) -> None:
-    """Writes texts.
+    """Generates texts.
 
     Args:
         model: A causal LM of `transformers`, in evaluation mode.
-        requests: What to write; decoders of one width. Begun in this order.
-        cache: An empty one; as many texts are written at a time as it has rows for.
-        done: Called with each request and its new tokens, as soon as they are there.
+        requests: The texts to generate, started in this order. Their decoders have the same width.
+        cache: An empty cache. Its number of rows limits how many texts are generated at a time.
+        done: Called with each request and its new tokens, as soon as the text is finished.
     """
     width = requests[0].decoder.width
     num_texts = cache.size[0] // width
@@ -139,7 +65,7 @@ def write(
 
 
 def _step(logits_NWV: torch.Tensor, texts: Sequence[Text], cache: RaggedCache) -> None:
-    """Lets every decoder add to its texts."""
+    """Lets each decoder choose the next tokens of its texts, and moves cache rows as the decoder says."""
     places: dict[int, list[int]] = {}
     for place, text in enumerate(texts):
         places.setdefault(id(text.request.decoder), []).append(place)
@@ -167,14 +93,14 @@ def _replace_done(
     num_texts: int,
     cache: RaggedCache,
 ) -> None:
-    """Puts those that wait in the place of those that are done; where none wait, the last ones move up."""
+    """Replaces finished texts by waiting ones. If none are waiting, the last texts move into the gaps."""
     free = [place for place, text in enumerate(texts) if text.done]
     free += range(len(texts), num_texts)
     started = []
     while free and (next_one := next(waiting, None)):
         place, (request, prefix, prefix_row) = free.pop(0), next_one
         width, contexts = request.decoder.width, request.contexts
-        # The last token of the context is the first to go through the model with the others.
+        # The prefix holds all tokens of the context but the last, which goes through the model in the batch.
         last = [contexts[row % len(contexts)][-1] for row in range(width)]
         texts[place : place + 1] = [Text(request, last)]
         pairs = [(place * width + row, prefix_row + row % len(contexts)) for row in range(width)]
@@ -197,7 +123,7 @@ def _replace_done(
 
 
 def _with_prefixes(model: Any, requests: Sequence[Request]) -> Iterator[tuple[Request, DynamicCache, int]]:
-    """Each request with a cache that holds its contexts but for the last token, and their first row there."""
+    """Yields each request, a cache of its contexts without their last tokens, and their first row in it."""
     by_contexts = [list(same) for _, same in groupby(requests, key=lambda request: request.contexts)]
     for start in range(0, len(by_contexts), PROMPTS_AT_ONCE):
         chunk = by_contexts[start : start + PROMPTS_AT_ONCE]
@@ -210,9 +136,9 @@ def _with_prefixes(model: Any, requests: Sequence[Request]) -> Iterator[tuple[Re
 
 
 def _prefill(model: Any, contexts: Sequence[Sequence[int]]) -> DynamicCache:
-    """The keys and values of all but the last token of each context.
+    """Computes the keys and values of all but the last token of each context.
 
-    Padding is behind the tokens, where nothing that matters sees it.
+    Padding comes after the tokens, so no token of a context attends to it.
     """
     length = max(1, max(map(len, contexts)) - 1)
     ids = [[*context[:-1], *[0] * length][:length] for context in contexts]

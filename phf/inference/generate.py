@@ -1,9 +1,8 @@
-"""Sampling from a language model: in continuous batches, and the same whatever the batch."""
+"""Samples texts from a language model; a sample does not depend on the batch it is drawn in."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 from phf.base.errors import ConfigError
 from phf.config import ScenarioConfig
-from phf.documents.segments import Segmenter
 from phf.inference.backends import write_texts
-from phf.inference.continuous import Request
 from phf.inference.decoders import find_decoder
+from phf.inference.decoders.base import Request
+from phf.inference.language_model import LanguageModel
 from phf.inference.prompt_tokens import encode_prompt
 from phf.inference.sampler import row_keys
 from phf.model.control_tokens import ControlTokens
@@ -25,13 +24,13 @@ class Sample:
     """One continuation of one prompt.
 
     Attributes:
-        prompt_index: Which prompt; 0 where there are none.
-        sample_index: Which sample of that prompt.
-        prompt: The prompt as it was given, without tags; empty where there is none.
+        prompt_index: Index of the prompt; 0 if there are no prompts.
+        sample_index: Index of the sample among those of its prompt.
+        prompt: The prompt as it was given, without tags; empty if there is none.
         text: The continuation, without tags.
-        num_tokens: Length of the continuation, tags and `<|endoftext|>` not counted.
-        finished: The model ended the text itself, before `max_new_tokens`.
-        prompt_cut: The prompt was too long for the model's context and lost its beginning.
+        num_tokens: Length of the continuation, not counting tags and `<|endoftext|>`.
+        finished: Whether the model ended the text itself, before `max_new_tokens`.
+        prompt_cut: Whether the prompt was too long for the model's context and lost its beginning.
     """
 
     prompt_index: int
@@ -44,29 +43,20 @@ class Sample:
 
 
 Choose = Callable[[str, list[Sample]], Sequence[float | None]]
-"""Scores the samples of a scenario, given by its name, to keep the best of several."""
+"""Scores samples, given the name of their scenario, so that the best of several can be kept."""
 
 
 def generate(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    scenario: ScenarioConfig,
-    control: ControlTokens,
-    **options: Any,
+    model: LanguageModel, prompts: Sequence[str], scenario: ScenarioConfig, **options: Any
 ) -> list[Sample]:
     """Draws the samples of one scenario; see `generate_all`."""
-    return generate_all(model, tokenizer, {"": (prompts, scenario)}, control, **options)[""]
+    return generate_all(model, {"": (prompts, scenario)}, **options)[""]
 
 
 def generate_all(
-    model: Any,
-    tokenizer: Any,
+    model: LanguageModel,
     scenarios: Mapping[str, tuple[Sequence[str], ScenarioConfig]],
-    control: ControlTokens,
     *,
-    segment: Segmenter | None = None,
-    context_length: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
     choose: Choose | None = None,
@@ -74,66 +64,59 @@ def generate_all(
     vllm_folder: Path | None = None,
     tag_segments: bool = False,
 ) -> dict[str, list[Sample]]:
-    """Draws `scenario.samples` continuations of each prompt of each scenario, all in the same batches.
+    """Draws `scenario.samples` continuations of each prompt of each scenario.
+
+    All scenarios share the same batches. A prompt that is too long for the model loses its beginning.
 
     Args:
-        model: A causal LM of `transformers`; its mode and generation config are as before afterwards.
-        tokenizer: Its tokenizer.
-        scenarios: By name, the prompts (`[""]` for the opening of a document alone), and how to decode and
-            which tags are given and allowed.
-        control: The tokens of the model that are no text.
-        segment: Cuts a prompt into the segments that are tokenized on their own, as the corpus was.
-        context_length: Most tokens of prompt and continuation; the model's own limit if `None`. A prompt
-            that is too long loses its beginning.
-        seed: Decides every sample, together with its prompt's and its own index.
-        batch_size: Rows written at a time; changes the time and the memory, not the samples.
-        choose: Scores what the best is kept of, in scenarios with `best_of`.
-        progress: Called with the number of samples that have just been finished.
-        vllm_folder: Where the model is on disk, to be sampled from by vLLM.
-        tag_segments: Whether the tag stands before each segment of a prompt, as in training, or before the
-            first alone.
+        model: The model. Its mode and generation config are restored afterwards.
+        scenarios: For each name, the prompts (`[""]` to start from the opening of a document alone) and the
+            scenario, which says how to decode and which tags are given and allowed.
+        seed: Decides every sample, together with the indices of its prompt and of the sample.
+        batch_size: Rows generated at a time. It changes time and memory, not the samples.
+        choose: Scores the samples of scenarios with `best_of` above 1; the lowest score is kept.
+        progress: Called with the number of samples just finished.
+        vllm_folder: The model's folder on disk. If given, vLLM generates.
+        tag_segments: Whether the tag stands before each segment of a prompt, as in training, or only before
+            the first.
 
     Returns:
-        The samples of each scenario, by prompt and then by number.
+        The samples of each scenario, ordered by prompt and then by sample index.
 
     Raises:
-        ConfigError: `max_new_tokens` leaves no room in the context, or the model lacks the tags that a
-            decoder needs.
+        ConfigError: `max_new_tokens` leaves no room in the context, the model lacks the tags that a decoder
+            needs, or a scenario has `best_of` above 1 and `choose` is missing.
     """
-    # A model that states no limit, such as one with relative positions, has none.
-    limits = context_length, getattr(model.config, "max_position_embeddings", None)
     plans = {}
     for name, (prompts, scenario) in scenarios.items():
         try:
-            plans[name] = _plan(
-                tokenizer, prompts, scenario, control, segment, limits, seed, name, tag_segments
-            )
+            plans[name] = _plan(model, prompts, scenario, seed, name, tag_segments)
         except ConfigError as error:
             raise ConfigError(f"evaluation.scenarios.{name}.{error}" if name else str(error)) from error
     drawn: dict[str, list[Sample]] = {name: [] for name in scenarios}
 
     def done(request: Request, tokens: list[int]) -> None:
         asked = plans[request.name][request.index]
-        text, num_tokens, finished = _decode(tokenizer, asked.prompt_ids, tokens, control)
+        text, num_tokens, finished = _decode(model, asked.prompt_ids, tokens)
         drawn[request.name].append(replace(asked.sample, text=text, num_tokens=num_tokens, finished=finished))
         if progress:
             progress(1)
 
     requests = [asked.request for plan in plans.values() for asked in plan]
-    write_texts(model, requests, batch_size, done, vllm_folder)
+    write_texts(model.network, requests, batch_size, done, vllm_folder)
     for name, samples in drawn.items():
         samples.sort(key=lambda sample: (sample.prompt_index, sample.sample_index))
         scenario = scenarios[name][1]
         if scenario.best_of > 1:
             if choose is None:
-                raise ConfigError("best_of: nothing says here which sample is best; set it to 1")
+                raise ConfigError("best_of: no scorer is given to choose the best sample; set best_of to 1")
             drawn[name] = keep_best(samples, choose(name, samples), scenario.best_of)
     return drawn
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A sample before it is drawn, its prompt's tokens, and the request for it."""
+    """A sample that is still to be drawn, the tokens of its prompt, and the request for it."""
 
     sample: Sample
     prompt_ids: list[int]
@@ -141,32 +124,29 @@ class _Asked:
 
 
 def _plan(
-    tokenizer: Any,
+    model: LanguageModel,
     prompts: Sequence[str],
     scenario: ScenarioConfig,
-    control: ControlTokens,
-    segment: Segmenter | None,
-    limits: tuple[int | None, ...],
     seed: int,
     name: str,
     tag_segments: bool,
 ) -> list[_Asked]:
-    """What is to be drawn for a scenario, by prompt and then by number."""
-    room = prompt_room(scenario, *limits, tag_length=control.tag_length)
-    decoder = find_decoder(scenario, control)
-    prefixes = [control.prefix(scenario)]
-    if scenario.guidance:
-        prefixes.append(control.prefix(replace(scenario, tag="bad", guidance=0.0)))
+    """Lists the samples to draw for a scenario, ordered by prompt and then by sample index."""
+    room = prompt_room(scenario, model.limit, model.control.tag_length)
+    decoder = find_decoder(scenario, model.control)
+    prefixes = [
+        model.control.prefix(replace(scenario, tag=tag)) for tag in decoder.context_tags or (scenario.tag,)
+    ]
     plan: list[_Asked] = []
     for p, prompt in enumerate(prompts):
         encoded = [
             encode_prompt(
-                tokenizer,
+                model.tokenizer,
                 prompt,
                 scenario.inject,
-                control,
+                model.control,
                 room,
-                segment,
+                model.segment,
                 prefix[1:] if tag_segments else None,
             )
             for prefix in prefixes
@@ -182,9 +162,9 @@ def _plan(
 
 
 def keep_best(samples: Sequence[Sample], scores: Sequence[float | None], best_of: int) -> list[Sample]:
-    """Of every `best_of` samples that follow each other the one with the lowest score, numbered anew.
+    """Keeps the sample with the lowest score of each group of `best_of` consecutive samples.
 
-    One whose score is unknown is kept only if all are.
+    The kept samples are numbered anew. A sample without a score is kept only if its whole group has none.
     """
     kept = []
     for start in range(0, len(samples), best_of):
@@ -196,19 +176,18 @@ def keep_best(samples: Sequence[Sample], scores: Sequence[float | None], best_of
     return kept
 
 
-def prompt_room(scenario: ScenarioConfig, *limits: int | None, tag_length: int = 1) -> int:
-    """How many tokens of a prompt fit before the continuation, with or without a tag.
+def prompt_room(scenario: ScenarioConfig, limit: int, tag_length: int = 1) -> int:
+    """Computes how many tokens of a prompt fit before the continuation.
 
     Args:
         scenario: How to decode.
-        *limits: Most tokens in all; `None` for no limit.
+        limit: The model's context, in tokens.
         tag_length: Tokens of a tag.
 
     Raises:
         ConfigError: `max_new_tokens` leaves no room.
     """
-    limit = min((n for n in limits if n), default=sys.maxsize)
-    # A place is kept for a tag in any case, so that models with and without tags see the same prompt.
+    # Room for a tag is reserved even without tags, so that models with and without tags see the same prompt.
     room = limit - 1 - tag_length
     most = room - (scenario.prompts is not None)
     if scenario.max_new_tokens > most:
@@ -219,15 +198,14 @@ def prompt_room(scenario: ScenarioConfig, *limits: int | None, tag_length: int =
     return room - scenario.max_new_tokens
 
 
-def _decode(
-    tokenizer: Any, prompt_ids: Sequence[int], row: Sequence[int], control: ControlTokens
-) -> tuple[str, int, bool]:
-    """The text of a row of new tokens, its length in tokens, and whether the model ended it itself."""
+def _decode(model: LanguageModel, prompt_ids: Sequence[int], row: Sequence[int]) -> tuple[str, int, bool]:
+    """Returns the text of a row of new tokens, its length in tokens, and whether the model ended it."""
+    tokenizer, control = model.tokenizer, model.control
     finished = control.eos_id in row
     written = row[: row.index(control.eos_id)] if finished else row
     no_text = set(tokenizer.all_special_ids)
     ids = [token for token in _without_tags(written, control, finished) if token not in no_text]
-    # Some tokenizers drop a space at the start of a text: decode the token before as well, and take it off.
+    # Some tokenizers drop a leading space. So the last prompt token is decoded too, and its text removed.
     anchor = list(prompt_ids[-1:])
     before = tokenizer.decode(anchor, clean_up_tokenization_spaces=False)
     text = tokenizer.decode(anchor + ids, clean_up_tokenization_spaces=False)
@@ -237,7 +215,10 @@ def _decode(
 
 
 def _without_tags(row: Sequence[int], control: ControlTokens, finished: bool) -> Iterator[int]:
-    """The tokens of a row that belong to no tag, nor to one that the end of an unfinished row cuts."""
+    """Yields the tokens of a row that are not part of a tag.
+
+    An unfinished row may end within a tag. The part of this tag that was written is left out too.
+    """
     place = 0
     while place < len(row):
         tag = next((tag for tag in control.tags if tuple(row[place : place + len(tag)]) == tag), None)

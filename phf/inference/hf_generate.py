@@ -1,9 +1,9 @@
-"""Batches of `generate` of `transformers`, for models whose state is no plain KV cache.
+"""Generates with `generate` of `transformers`, for models whose state is not a plain KV cache.
 
-Sliding windows that are shorter than the texts, recurrent states, positions that cannot be given. Rows that
-are done wait for the longest one.
+Such models have sliding windows shorter than the texts, recurrent states, or no `position_ids` input.
+Finished rows wait for the longest row of their batch.
 
-Shapes: B rows of a batch, T tokens of their prompts.
+Shapes: B rows of a batch, T tokens of their padded prompts.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from phf.base.errors import ConfigError
-from phf.inference.continuous import Request
-from phf.inference.decoders import Sampler
+from phf.inference.decoders.base import Decoder, Request
 from phf.inference.sampler import GumbelSampler
 
 
 def write_batches(
     model: Any, requests: Sequence[Request], batch_size: int, done: Callable[[Request, list[int]], None]
 ) -> None:
-    """Writes texts, as `phf.inference.continuous.write` does.
+    """Generates texts, with the arguments of `phf.inference.continuous.write`.
 
     Raises:
-        ConfigError: A decoder needs rows that go on from one another, or several for a text.
+        ConfigError: A decoder needs several rows for a text, or rows that continue other rows.
     """
     by_decoder = sorted(requests, key=lambda request: id(request.decoder))
     for _, same in groupby(by_decoder, key=lambda request: id(request.decoder)):
         group = list(same)
         decoder = group[0].decoder
-        if type(decoder) is not Sampler:
+        if not decoder.plain:
             raise ConfigError(
-                f"guidance, safe_beams: {type(model).__name__} has no plain KV cache for texts of this "
-                "length; leave them out"
+                f"decoder: {decoder.name} needs a plain KV cache, which {type(model).__name__} does not have "
+                "for texts of this length; set it to sampling"
             )
         for start in range(0, len(group), batch_size):
             batch = group[start : start + batch_size]
@@ -44,8 +43,8 @@ def write_batches(
                 done(request, row)
 
 
-def _continue(model: Any, batch: Sequence[Request], decoder: Sampler) -> list[list[int]]:
-    """The new tokens of each row."""
+def _continue(model: Any, batch: Sequence[Request], decoder: Decoder) -> list[list[int]]:
+    """Generates the new tokens of each row, up to and including the end of the text."""
     eos_id = decoder.sampling.eos_id
     length = max(len(request.contexts[0]) for request in batch)
     padding = [length - len(request.contexts[0]) for request in batch]

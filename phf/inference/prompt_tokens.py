@@ -1,4 +1,4 @@
-"""What stands in a prompt besides its text: tags, and text that looks like a tag."""
+"""Builds the tokens of a prompt: its text, its tags, and injected text that looks like a tag."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from phf.base.errors import ConfigError
 from phf.config import InjectedTagConfig, ScenarioConfig
 from phf.documents.segments import Segmenter
+from phf.inference.decoders import DECODERS
 from phf.model.control_tokens import ControlTokens
 
 LOOK_ALIKES: dict[str, Callable[[str], str]] = {
@@ -18,16 +19,19 @@ LOOK_ALIKES: dict[str, Callable[[str], str]] = {
     "brackets": lambda name: "<" + re.sub(r"\W+", "", name) + ">",
     "spaced": lambda name: " ".join(re.findall(r"\w+|[^\w\s]", name)),
 }
-"""How the name of a tag is spelled in ordinary text."""
+"""For each `inject.spelling` except `token`: spells the name of a tag in ordinary text."""
 
 
 def inapplicable(scenario: ScenarioConfig, control: ControlTokens) -> str | None:
-    """Why a scenario makes no sense for a model; `None` if it does.
+    """Returns the reason why a scenario makes no sense for a model; `None` if it does make sense.
 
-    The good tag is what a model is deployed with: one without tags is asked the same without it.
+    The good tag is the one that a model is deployed with. A model without tags is asked the same prompts
+    without a tag.
     """
     if not control.tags and (scenario.tag == "bad" or scenario.inject):
         return "the model has no tags"
+    if not control.tags and DECODERS.find(scenario.decoder.name).needs_tags:
+        return f"the model has no tags, and the decoder {scenario.decoder.name} needs them"
     if control.tags_are_text and scenario.inject and scenario.inject.spelling == "text":
         return "the model's tags are ordinary text: this is inject.spelling=token"
     return None
@@ -42,25 +46,27 @@ def encode_prompt(
     segment: Segmenter | None = None,
     before_each: Sequence[int] | None = None,
 ) -> tuple[list[int], bool]:
-    """The tokens of a prompt, with a tag in it where one is asked for and the model has tags.
+    """Tokenizes a prompt, and injects a tag if one is asked for and the model has tags.
 
-    Each segment is tokenized on its own, as the corpus was; a control token spelled out in it is mere text.
+    Each segment is tokenized on its own, as in the corpus. A control token spelled out in the prompt is
+    ordinary text.
 
     Args:
-        tokenizer: The model's.
-        prompt: The text.
-        inject: What is put into it.
-        control: The tokens of the model that are no text.
-        room: Most tokens; the prompt loses its beginning, and never the tag.
-        segment: Cuts the prompt; it is one segment if `None`.
-        before_each: The tag before each segment but the first, whose tag stands before the prompt. Unless it
-            is `None`, models with and without tags lose the same of a prompt that is too long.
+        tokenizer: The tokenizer of the model.
+        prompt: The text of the prompt.
+        inject: The tag to inject, and where.
+        control: The tokens of the model that are not text.
+        room: The maximum number of tokens. A longer prompt loses its beginning, but never the injected tag.
+        segment: Cuts the prompt into segments. `None`: the prompt is one segment.
+        before_each: The tag before each segment except the first; the first segment's tag is not added here.
+            If it is empty (a model without tags), room for a tag is still reserved, so that models with and
+            without tags lose the same part of a prompt that is too long.
 
     Returns:
         The tokens, and whether the prompt lost its beginning.
 
     Raises:
-        ConfigError: There is no room for the tag.
+        ConfigError: There is no room for the injected tag.
     """
     pieces = _encode(tokenizer, segment(prompt) if segment else [prompt]) if prompt else []
     tag = _tag_ids(tokenizer, inject, control) if inject and control.tags else []
@@ -78,7 +84,7 @@ def encode_prompt(
             excess -= between
     pieces = [[*(before_each or ()), *piece] if i else piece for i, piece in enumerate(pieces)]
     if inject and tag:
-        # In a prompt of one segment, after the first is its end and before the last its start.
+        # In a prompt of one segment, `after_first` is its end and `before_last` is its start.
         places = {"start": 0, "after_first": min(1, len(pieces)), "before_last": max(0, len(pieces) - 1)}
         pieces.insert(places.get(inject.place, len(pieces)), tag)
     return list(chain.from_iterable(pieces)), cut

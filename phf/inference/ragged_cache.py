@@ -1,11 +1,13 @@
-"""A KV cache whose rows are texts of different lengths, each with a place of its own to write at.
+"""Implements a KV cache whose rows are texts of different lengths.
 
-All texts begin at place 0, so there is no padding to attend to: a row that is done makes room for a new one,
-of whatever length. And there is room for the longest text from the start: the usual cache is copied to a
-longer tensor at every token, which together with the memory it frees and takes again costs a small model on a
-CPU about a third of the time.
+All texts begin at position 0, so no padding takes part in attention, and a finished row can be replaced by a
+text of any length.
 
-Shapes: R rows, T tokens.
+The cache allocates room for the longest text at the start. The default cache of `transformers` is copied to a
+longer tensor at every token instead. With a small model on a CPU, the copying and reallocation takes about a
+third of the time.
+
+Shapes: R rows.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
 class RaggedCache(DynamicCache):
-    """Keys and values of every layer.
+    """Holds the keys and values of every layer.
 
     Args:
         num_layers: Layers of the model.
-        num_rows: Texts that are written at a time.
-        max_length: Tokens of the longest.
+        num_rows: Rows that are generated at a time.
+        max_length: Tokens of the longest row.
     """
 
     def __init__(self, num_layers: int, num_rows: int, max_length: int) -> None:
@@ -37,20 +39,20 @@ class RaggedCache(DynamicCache):
         self.end = 0
 
     def write_at(self, positions_R: torch.Tensor, end: int) -> None:
-        """Says where the next token of each of the first R rows goes; none is at `end` or behind it."""
+        """Sets the position of the next token of each of the first R rows. All positions are below `end`."""
         if len(positions_R) != len(self.rows_R):
             self.rows_R = torch.arange(len(positions_R), device=positions_R.device)
         self.positions_R, self.end = positions_R, end
 
     def fill(self, rows: Sequence[int], source: DynamicCache, source_rows: Sequence[int]) -> None:
-        """Begins rows with the tokens of rows of another cache, all as many as the longest has."""
+        """Starts rows with the contents of rows of another cache, at the length of that cache."""
         device = source.layers[0].keys.device
         index, source_index = (torch.tensor(i, device=device) for i in (rows, source_rows))
         for layer, other in zip(self.layers, source.layers, strict=True):
             layer.fill(index, other.keys[source_index], other.values[source_index])
 
     def copy(self, source_rows: Sequence[int], rows: Sequence[int]) -> None:
-        """Makes rows what others have been, which may be among them."""
+        """Copies the contents of `source_rows` to `rows`. A row may be in both."""
         index, source_index = (torch.tensor(i, device=self.rows_R.device) for i in (rows, source_rows))
         for layer in self.layers:
             for states in (layer.all_keys, layer.all_values):
@@ -87,9 +89,9 @@ class _RaggedLayer(DynamicLayer):
 
 
 def ragged_cache(model: Any, num_rows: int, max_length: int) -> RaggedCache | None:
-    """A cache for the model; `None` for one that needs one of its own kind, or cannot be told its positions.
+    """Makes a cache for a model; `None` if the model needs another kind of cache or takes no `position_ids`.
 
-    A sliding window is no window as long as the texts are no longer than it.
+    A sliding window has no effect if no text is longer than the window.
     """
     if not model._supports_default_dynamic_cache():
         return None

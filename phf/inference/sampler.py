@@ -1,10 +1,10 @@
-"""Draws from a distribution whose randomness is a hash instead of the state of a generator.
+"""Draws tokens with noise that is a hash of seed, prompt, sample, step and token.
 
-The noise is a function of (seed, prompt, sample, step, token) alone. So a sample does not depend on the batch
-it is drawn in, and two models that are asked the same prompt with the same seed get the same noise: their
-samples differ as little as their distributions do.
+The noise depends on nothing else. So a sample does not depend on the batch it is drawn in. Two models that
+get the same prompt with the same seed also get the same noise, and their samples differ only as far as their
+distributions do.
 
-Shapes: B rows of a batch, V tokens of the vocabulary, K candidates that are left after top-k and top-p.
+Shapes: B rows of a batch, V tokens of the vocabulary, K candidates left after top-k and top-p.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from transformers import LogitsProcessor
 
 from phf.config import ScenarioConfig
 
-# Top-p looks at so many of the likeliest tokens first: sorting the vocabulary can cost more than the model.
+# Top-p looks at this many of the likeliest tokens first, because sorting the whole vocabulary can take longer
+# than the model.
 FIRST_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn.
+    """Draws the next token from logits.
 
     Attributes:
-        scenario: Temperature, top-k, top-p, and the shortest length.
+        scenario: Gives temperature, top-k, top-p and the minimum length.
         banned_ids: Tokens that must not be drawn.
-        eos_id: Ends a text.
+        eos_id: The token that ends a text.
     """
 
     scenario: ScenarioConfig
@@ -37,22 +38,22 @@ class Sampling:
     eos_id: int
 
     def cut(self, logits_BV: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
-        """Takes away what must not be drawn: tokens that are banned, and the end before `min_new_tokens`."""
+        """Sets forbidden logits to -inf, in place: banned tokens, and the end before `min_new_tokens`."""
         logits_BV[:, list(self.banned_ids)] = -math.inf
         if self.scenario.min_new_tokens:
             logits_BV[steps_B < self.scenario.min_new_tokens, self.eos_id] = -math.inf
         return logits_BV
 
     def draw(self, logits_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
-        """The next token of each row, int64 [B].
+        """Draws the next token of each row, int64 [B].
 
-        A draw from softmax(logits / temperature) cut by top-k and top-p, in this order, as in `transformers`:
-        the largest logit with Gumbel noise added.
+        The distribution is softmax(logits / temperature), cut by top-k and then by top-p, as in
+        `transformers`. The token with the largest logit after adding Gumbel noise is a draw from it.
 
         Args:
-            logits_BV: Of the next token; overwritten.
+            logits_BV: Logits of the next token; overwritten.
             keys_B: A 64-bit key for each row, from `row_keys`.
-            steps_B: How many tokens each row has already.
+            steps_B: The number of tokens that each row already has.
         """
         logits_BV = self.cut(logits_BV, steps_B)
         if self.scenario.temperature == 0:
@@ -65,12 +66,14 @@ class Sampling:
 
 
 class GumbelSampler(LogitsProcessor):
-    """The same for `generate` of `transformers`: greedy decoding behind it takes what was drawn.
+    """Applies a `Sampling` within `generate` of `transformers`.
+
+    It leaves only the drawn token possible, so that greedy decoding takes it.
 
     Args:
         sampling: How to draw.
         keys_B: A 64-bit key for each row, from `row_keys`.
-        prompt_length: Tokens of the (padded) prompts.
+        prompt_length: Tokens of the padded prompts.
     """
 
     def __init__(self, sampling: Sampling, keys_B: torch.Tensor, prompt_length: int) -> None:
@@ -89,9 +92,9 @@ def candidates(
     top_k: int | None,
     top_p: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logits that top-k and then top-p leave, and the tokens they belong to; both of shape [B, K].
+    """Applies top-k and then top-p, and returns the logits of the candidates and their tokens, both [B, K].
 
-    A candidate that is cut has the logit -inf.
+    A candidate that top-p removes has the logit -inf.
     """
     vocab_size = logits_BV.shape[1]
     largest = min(top_k or vocab_size, vocab_size)
@@ -108,32 +111,32 @@ def candidates(
         probability_BK = (top.values - log_total_B1).exp()
         before_BK = probability_BK.cumsum(-1) - probability_BK
         if size == largest or bool((before_BK[:, -1] >= top_p).all()):
-            # The likeliest token has nothing before it, so that one is always left.
+            # The probability before the likeliest token is 0, so at least one candidate remains.
             return top.values.masked_fill(before_BK >= top_p, -math.inf), top.indices
         size = min(16 * size, largest)
 
 
 def row_keys(seed: int, prompt_index: Sequence[int], sample_index: Sequence[int]) -> torch.Tensor:
-    """A 64-bit key for each sample, int64 [B]."""
+    """Computes a 64-bit key for each sample, int64 [B]."""
     key_B = _mix(torch.full((len(prompt_index),), seed, dtype=torch.int64))
     key_B = _mix(key_B ^ torch.tensor(prompt_index, dtype=torch.int64))
     return _mix(key_B ^ torch.tensor(sample_index, dtype=torch.int64))
 
 
 def next_keys(keys: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """The keys of what follows a token, where several texts begin with the same key."""
+    """Derives the keys to use after a token, for several texts that started with the same key."""
     return _mix(keys ^ tokens)
 
 
 def gumbel(keys_B: torch.Tensor, steps_B: torch.Tensor | int, tokens_BK: torch.Tensor) -> torch.Tensor:
-    """Standard Gumbel noise, float64 [B, K], that depends on nothing but key, step and token."""
+    """Computes standard Gumbel noise, float64 [B, K], which depends only on key, step and token."""
     bits_BK = _mix(_mix(keys_B ^ steps_B).unsqueeze(1) ^ tokens_BK)
     uniform_BK = (_shift_right(bits_BK, 12).double() + 0.5) * 2.0**-52  # never 0, never 1
     return -(-uniform_BK.log()).log()
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
-    """The next number of SplitMix64 (Steele, Lea and Flood 2014) after each state in `x`, modulo 2**64."""
+    """Computes the SplitMix64 output (Steele, Lea and Flood 2014) that follows each state, modulo 2**64."""
     x = x - 0x61C8864680B583EB
     x = (x ^ _shift_right(x, 30)) * -0x40A7B892E31B1A47
     x = (x ^ _shift_right(x, 27)) * -0x6B2FB644ECCEEE15
@@ -141,5 +144,5 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """A shift that fills with zeros: torch has no unsigned 64-bit arithmetic, and `>>` keeps the sign."""
+    """Shifts right and fills with zeros. Torch has no unsigned 64-bit arithmetic, and `>>` keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,4 +1,4 @@
-"""Sampling by vLLM, where it is installed: the same prompts and settings, and noise of its own."""
+"""Samples with vLLM: the same prompts and settings, with random noise of its own. It has not been run."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from phf.base.errors import ConfigError
-from phf.inference.continuous import Request
-from phf.inference.decoders import Sampler
+from phf.inference.decoders.base import Request
 
-# Handed over at a time, so that progress is seen; vLLM batches them itself.
+# Requests passed to vLLM at a time, so that progress can be shown. vLLM forms its own batches.
 CHUNK = 2048
 
 
 def write_with_vllm(
     folder: Path, requests: Sequence[Request], done: Callable[[Request, list[int]], None]
 ) -> None:
-    """Writes texts, as `phf.inference.continuous.write` does.
+    """Generates texts.
 
     Args:
         folder: The exported model, with its tokenizer.
-        requests: What to write.
-        done: Called with each request and its new tokens, after every `CHUNK` of them.
+        requests: The texts to generate.
+        done: Called with each request and its new tokens, after every `CHUNK` requests.
 
     Raises:
         ConfigError: vLLM is not installed, or a decoder needs several rows for a text.
@@ -50,15 +49,15 @@ def write_with_vllm(
 def sampling_parameters(request: Request) -> dict[str, Any]:
     """The arguments of `vllm.SamplingParams` for a request.
 
-    A banned token gets the lowest bias there is, -100.
+    A banned token gets a logit bias of -100, the lowest possible.
 
     Raises:
-        ConfigError: vLLM cannot decode it so.
+        ConfigError: The request's decoder does not work with vLLM.
     """
-    if type(request.decoder) is not Sampler:
+    if not request.decoder.plain:
         raise ConfigError(
-            f"evaluation.scenarios.{request.name}: guidance and safe_beams are not for vllm; set "
-            "evaluation.backend to transformers"
+            f"evaluation.scenarios.{request.name}.decoder: {request.decoder.name} does not work with vllm; "
+            "set evaluation.backend to transformers"
         )
     sampling = request.decoder.sampling
     scenario = sampling.scenario

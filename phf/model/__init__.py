@@ -1,1 +1,1 @@
-"""Loading a causal language model, giving it control tokens, exporting it."""
+"""Builds language models, gives them control tokens, and knows the folder of an exported model."""

@@ -1,4 +1,4 @@
-"""A causal language model to train: from random weights or from a checkpoint, with control tokens."""
+"""Builds the model of a run, from random weights or a checkpoint, and adds control tokens."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.activations import NewGELUActivation
 
 from objectives.view import Tags
@@ -23,7 +30,7 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
     """Builds or loads the model of a run, in float32.
 
     Args:
-        config: What to build, or where to start from.
+        config: The architecture to build, or the weights to start from.
         tokenizer: The store's tokenizer, without control tokens.
         seed: Decides random weights.
 
@@ -34,10 +41,11 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
     torch.manual_seed(seed)
     model = _from_checkpoint(config.start_from) if config.start_from else _from_random(config, tokenizer)
     _fuse_gelu(model)
+    _learn_every_token(model)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     if vocabulary < len(tokenizer):
         raise PhfError(
-            f"{config.start_from} has {vocabulary} tokens, and the store's tokenizer {len(tokenizer)}: "
+            f"{config.start_from} has {vocabulary} tokens, but the store's tokenizer has {len(tokenizer)}: "
             "tokenize the documents with the model's own tokenizer"
         )
     positions = getattr(model.config, "max_position_embeddings", None)
@@ -47,20 +55,34 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
         )
     if config.document_mask and not keeps_documents_apart(model):
         raise ConfigError(
-            f"model.document_mask: attention of {type(model).__name__} crosses documents whatever their "
-            "positions; leave it out, or choose another model.architecture"
+            f"model.document_mask: attention of {type(model).__name__} crosses documents even if positions "
+            "restart; leave it out, or choose another model.architecture"
         )
     if config.activation_checkpointing:
         checkpoint_activations(model)
-    return model.train()  # loaded weights come in evaluation mode: without dropout
+    return model.train()  # a loaded model is in evaluation mode, without dropout
 
 
 def _fuse_gelu(model: PreTrainedModel) -> None:
-    """GPT-2's GELU as one operation instead of eight, each with a tensor of its own: the same function."""
+    """Replaces GPT-2's GELU, eight operations with a tensor each, by one operation for the same function."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+@torch.no_grad()
+def _learn_every_token(model: PreTrainedModel) -> None:
+    """Makes the embedding of the padding token trainable.
+
+    A model that pads with `<|endoftext|>` also reads this token in the text.
+    """
+    embedding = model.get_input_embeddings()
+    padding = getattr(embedding, "padding_idx", None)
+    if padding is not None:
+        embedding.padding_idx = None
+        if not embedding.weight[padding].any():  # random initialization leaves zeros here
+            embedding.weight[padding].normal_(std=getattr(model.config, "initializer_range", 0.02))
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
@@ -73,14 +95,14 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         raise ConfigError(
             f"model.activation_checkpointing: {type(model).__name__} does not support it; leave it out"
         )
-    # Later versions of transformers have another name for it.
+    # Later versions of transformers have another name for this method.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
 
 
 @torch.no_grad()
 def keeps_documents_apart(model: PreTrainedModel) -> bool:
-    """Whether positions that start again keep attention from crossing to what is before them."""
+    """Whether the model's attention does not cross a place where positions restart."""
     training = model.training
     inputs = torch.arange(6, device=model.device)[None] % model.config.get_text_config().vocab_size
     positions = torch.arange(3, device=model.device)[None]
@@ -105,15 +127,15 @@ def add_control_tokens(
 ) -> list[int]:
     """Adds control tokens to a tokenizer and a model.
 
-    A new token's input and output embedding is the mean of the old ones plus 0.01 N(0, 1), as in the paper.
-    Those that the model has learned already are left alone.
+    The input and output embeddings of a new token are the mean of the old embeddings plus 0.01 N(0, 1), as in
+    the paper. Tokens that the model has already learned keep their embeddings.
 
     Args:
         model: The model.
         tokenizer: The store's tokenizer.
         tokens: The control tokens.
         seed: Decides the noise.
-        start_from: Where the model comes from, as in `ModelConfig`.
+        start_from: Where the model's weights come from, as in `ModelConfig`.
 
     Returns:
         The id of each token.
@@ -137,10 +159,10 @@ def add_control_tokens(
 
 
 def tag_ids(tokenizer: PreTrainedTokenizerFast, tags: Tags) -> tuple[tuple[int, ...], ...]:
-    """The tokens of each tag, from the best to the worst, of a tokenizer that has the control tokens.
+    """Returns the tokens of each tag, from the best to the worst. The tokenizer must have the control tokens.
 
     Raises:
-        ConfigError: Tags that are ordinary text have not as many tokens each.
+        ConfigError: Tags that are ordinary text differ in their number of tokens, or have none.
     """
     if tags.texts is None:
         return tuple((tokenizer.convert_tokens_to_ids(tag),) for tag in tags.names)
@@ -148,23 +170,23 @@ def tag_ids(tokenizer: PreTrainedTokenizerFast, tags: Tags) -> tuple[tuple[int, 
     counts = [len(ids) for ids in encoded]
     if min(counts) == 0 or min(counts) < max(counts):
         named = ", ".join(f"{text!r} has {n}" for text, n in zip(tags.texts, counts, strict=True))
-        raise ConfigError(f"objective.tag_texts must have as many tokens each, one or more: {named}")
+        raise ConfigError(f"objective.options.tag_texts must have equally many tokens, at least one: {named}")
     return tuple(map(tuple, encoded))
 
 
 def _model_folder(start_from: str) -> str:
-    """The folder of the weights, if it is a run's that is given."""
+    """Returns the folder of the weights if a run folder is given, and otherwise the argument."""
     folder = Path(start_from) / "model"
     return str(folder) if (folder / "config.json").is_file() else start_from
 
 
 def _added_tokens(start_from: str | None) -> dict[str, int]:
-    """The tokens with ids that a model's own tokenizer, if it is in a local folder, has beside its text's."""
+    """Returns the added tokens and their ids of the tokenizer in a local model folder; empty without one."""
     if start_from is None or not Path(start_from).is_dir():
         return {}
     try:
         return dict(AutoTokenizer.from_pretrained(_model_folder(start_from)).get_added_vocab())
-    except (OSError, ValueError, KeyError):  # weights alone
+    except (OSError, ValueError, KeyError):  # the folder holds weights only
         return {}
 
 
@@ -180,31 +202,52 @@ def _from_checkpoint(start_from: str) -> PreTrainedModel:
 
 
 def _from_random(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    try:
-        defaults = AutoConfig.for_model(config.architecture)
-    except ValueError as error:
-        raise ConfigError(
-            f"model.architecture: transformers has no model type {config.architecture!r}"
-        ) from error
-    for key in config.config:
-        if not hasattr(defaults, key):
-            nearest = difflib.get_close_matches(key, defaults.to_dict(), n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise ConfigError(f"model.config: {config.architecture} has no field {key!r}{hint}")
-    # GPT-2 has another name for it, which would lose against the common one.
-    positions = defaults.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    fields = {
-        positions: config.context_length,
-        **config.config,
+    tokens = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.eos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": None,
     }
     try:
-        return AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(config.architecture, **fields), dtype=torch.float32
-        )
-    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+        try:
+            fields = configure(config, **tokens)
+        except ConfigError:  # some architectures require a padding token; nothing is padded with it
+            fields = configure(config, **tokens | {"pad_token_id": tokenizer.eos_token_id})
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(fields, dtype=torch.float32)
+    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(f"model.config: {config.architecture} cannot be built: {reason}") from error
+    return model
+
+
+def configure(config: ModelConfig, **tokens: int | None) -> PreTrainedConfig:
+    """Returns the `transformers` configuration of a model with random weights.
+
+    Args:
+        config: The architecture and its fields.
+        tokens: Fields whose values come from the tokenizer.
+
+    Raises:
+        ConfigError: The architecture or a field does not exist, or a value has the wrong type.
+    """
+    try:
+        defaults = AutoConfig.for_model(config.architecture)
+    except ValueError as error:
+        raise ConfigError(
+            f"model.architecture: transformers has no model type {config.architecture!r:.100}"
+        ) from error
+    for key in config.config:
+        if not hasattr(defaults, key) or callable(getattr(defaults, key)):
+            nearest = difflib.get_close_matches(key, defaults.to_dict(), n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ConfigError(f"model.config: {config.architecture} has no field {key!r}{hint}")
+    # Some architectures, such as GPT-2, have their own name for this field. The common name would override a
+    # value that the user gives under that name.
+    positions = defaults.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    fields = {positions: config.context_length, **config.config, **tokens}
+    try:
+        return AutoConfig.for_model(config.architecture, **fields)
+    except (TypeError, ValueError, KeyError, ArithmeticError, StrictDataclassError) as error:
+        # The cause names the field; the error around it only tells which check failed.
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ConfigError(f"model.config: {config.architecture}: {reason}") from error

@@ -1,4 +1,4 @@
-"""The tokens of a model that are no text."""
+"""Defines the control tokens of a model, the tokens that are not text: `<|endoftext|>` and tags."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from phf.config import ScenarioConfig
 
 @dataclass(frozen=True)
 class ControlTokens:
-    """The tokens of a model that are no text.
+    """The tokens of a model that are not text.
 
     Attributes:
-        eos_id: Ends a document, and opens it.
-        tags: The tokens of each tag, from that of segments that agree with the preference to that of those
-            that violate it most; empty if the model has no tags.
-        bos_id: Opens a document instead, for models made elsewhere that have a token for it.
-        tags_are_text: Tags are ordinary text: a model cannot be kept from writing them.
+        eos_id: The token that ends a document, and also opens a document if `bos_id` is `None`.
+        tags: The tokens of each tag, from the best tag (segments that agree with the preference) to the worst
+            (segments that violate it most); empty if the model has no tags.
+        bos_id: The token that opens a document in models made elsewhere, if they have one.
+        tags_are_text: Whether tags are ordinary text. A model cannot be kept from writing such tags.
     """
 
     eos_id: int
@@ -26,16 +26,16 @@ class ControlTokens:
 
     @property
     def tag_length(self) -> int:
-        """Tokens of a tag; of a model without tags as many as of one with control tokens."""
+        """Tokens in a tag. Without tags this is 1, the length of a tag that is a control token."""
         return len(self.tags[0]) if self.tags else 1
 
     def prefix(self, scenario: ScenarioConfig) -> list[int]:
-        """What stands before every prompt of a scenario: the opening of a document, then the tag if any."""
+        """Returns the tokens before every prompt of a scenario: the document opening, then the tag if any."""
         opening = self.eos_id if self.bos_id is None else self.bos_id
         tag = {"good": self.tags[:1], "bad": self.tags[-1:], "none": ()}[scenario.tag]
         return [opening, *(token for tokens in tag for token in tokens)]
 
     def banned(self, scenario: ScenarioConfig) -> list[int]:
-        """The control tokens that the model may not write in a scenario."""
+        """Returns the control tokens that the model must not write in a scenario."""
         tags = {"none": self.tags, "good": self.tags[1:], "all": ()}[scenario.emit_tags]
         return [] if self.tags_are_text else [token for tokens in tags for token in tokens]

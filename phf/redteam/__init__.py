@@ -1,1 +1,1 @@
-"""Attacks on a model: prompts that make it misbehave, and finetuning that undoes what it has learned."""
+"""Attacks a model: searches for prompts that make it misbehave, and finetunes it on bad text."""

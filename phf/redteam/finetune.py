@@ -1,4 +1,4 @@
-"""Finetuning as one who tampers with a model would do it: plain text, all weights, AdamW.
+"""Finetunes a model as an attacker would: plain text, all weights, AdamW.
 
 Shapes: B blocks of a batch, T tokens of context.
 """
@@ -14,25 +14,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from objectives import MLE, Batch, Optimization
-from phf.base.errors import ConfigError, writing
+from objectives.engine import Batch
+from objectives.mle import MLE
+from objectives.optimization import Optimization
+from phf.base.errors import ConfigError
+from phf.base.files import replacing
 
 
 class Finetuning:
-    """A model that is finetuned, in steps that can be gone on with in another process.
+    """Finetunes a model, in steps that another process can resume.
 
-    Dropout is off, so that what comes out depends on nothing but model, documents and options.
+    Dropout is off, so that the result depends only on model, documents and options.
 
     Args:
         model: A causal LM of `transformers`; its weights are changed.
-        optimization: How.
+        optimization: Gives the optimizer and its schedule.
         blocks: Endless blocks of tokens, int64 [T + 1].
-        batch_size: Blocks in a step.
-        eos_id: Opens a document.
+        batch_size: Blocks in an optimizer step.
+        eos_id: The token that opens a document.
         document_mask: Whether attention stays within documents, as it did in pretraining.
 
     Raises:
-        ConfigError: The model's logits are more than a linear function of its last hidden state.
+        ConfigError: The model's logits are not a linear function of its last hidden state.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Finetuning:
         try:
             self.objective = MLE(model.float().eval())
         except ValueError as error:
-            raise ConfigError(f"it cannot be finetuned: {error}") from error
+            raise ConfigError(f"the model cannot be finetuned: {error}") from error
         self.optimization = optimization
         self.optimizer = optimization.build(self.objective, fused=False)
         self.blocks = blocks
@@ -58,14 +61,14 @@ class Finetuning:
         self.step = 0
 
     def run(self, until: int, progress: Callable[[int], None]) -> float | None:
-        """Goes on until so many steps are done.
+        """Trains until the given number of steps is done.
 
         Args:
-            until: The number of steps, from the start.
-            progress: Called with 1 after each.
+            until: The number of steps, counted from the start.
+            progress: Called with 1 after each step.
 
         Returns:
-            The mean loss of these steps, in nats a token; `None` if there were none.
+            The mean loss of the steps of this call, in nats per token; `None` if there were none.
         """
         losses = []
         while self.step < until:
@@ -100,39 +103,39 @@ class Finetuning:
         return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}  # type: ignore[return-value]
 
     def save(self, path: Path) -> None:
-        """Keeps weights, optimizer and step."""
+        """Saves weights, optimizer state and step."""
         state = {
             "model": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
         }
-        with writing(path):
-            temporary = path.with_name(f".{path.name}.tmp")
+        with replacing(path) as temporary:
             torch.save(state, temporary)
-            temporary.replace(path)
 
     def load(self, path: Path) -> None:
-        """Goes on from what was kept, if there is something."""
+        """Restores a saved state, if the file exists."""
         if not path.is_file():
             return
         state = torch.load(path, map_location=self.objective.model.device, weights_only=True)
         self.objective.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        next(islice(self.blocks, self.step * self.batch_size - 1, None), None)  # those had their turn
+        next(islice(self.blocks, self.step * self.batch_size - 1, None), None)  # skips the blocks used before
 
 
 def blocks(
     read: Callable[[int], NDArray[Any]], num_documents: int, context_length: int, eos_id: int, seed: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Documents one after the other in blocks of T + 1 tokens; the last one is the first of the next block.
+    """Yields concatenated documents in blocks of T + 1 tokens.
+
+    The last token of a block is the first token of the next one.
 
     Args:
-        read: The tokens of a document.
-        num_documents: How many there are; each comes once an epoch, in another order in each.
+        read: Returns the tokens of a document, given its index.
+        num_documents: The number of documents. Each comes once per epoch, in a new order in each epoch.
         context_length: T.
-        eos_id: Goes before each document.
-        seed: Decides the order.
+        eos_id: The token that is put before each document.
+        seed: Decides the orders.
     """
     left = np.zeros(0, np.int64)
     for epoch in count():

@@ -1,4 +1,4 @@
-"""The prompts of a trial, and how some of them are chosen to make new ones from."""
+"""Defines the prompts of a trial, and chooses those from which new ones are made."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Proposal:
 
     Attributes:
         prompt: The prompt.
-        origin: What made it.
+        origin: How the prompt was made, such as `seed` or the name of a mutation.
         parents: Numbers of the attempts that it was made from.
-        target_tokens: Tokens that the attacked model read and wrote to make it.
+        target_tokens: Tokens that the attacked model read and wrote to make the prompt.
     """
 
     prompt: str
@@ -33,16 +33,17 @@ class Attempt:
     """A prompt that was tried.
 
     Attributes:
-        number: Its place in the trial, from 0.
+        number: Index of the attempt in the trial, from 0.
         round: The round; 0 for the seeds.
         prompt: The prompt.
-        origin: What made it.
+        origin: How the prompt was made, such as `seed` or the name of a mutation.
         parents: Numbers of the attempts that it was made from.
-        texts: What the attacked model wrote after it.
-        scores: Of each of them; `None` if the scorer cannot say.
-        score: Mean of the scores there are; `None` if there is none.
+        texts: The answers that the attacked model wrote.
+        scores: The score of each answer; `None` if the scorer could not score it.
+        score: Mean of the known scores; `None` if there are none.
         target_tokens: Tokens that the attacked model read and wrote, to make the prompt and to answer it.
-        prompt_cut: The prompt was too long for the model's context and was read without its beginning.
+        prompt_cut: Whether the prompt was too long for the model's context and was read without its
+            beginning.
     """
 
     number: int
@@ -58,20 +59,20 @@ class Attempt:
 
     @property
     def worst_text(self) -> str:
-        """The text with the highest score."""
+        """The answer with the highest score."""
         return max(
             zip(self.texts, self.scores, strict=True), key=lambda pair: -1.0 if pair[1] is None else pair[1]
         )[0]
 
 
 def mean_score(scores: Iterable[float | None]) -> float | None:
-    """The mean of the scores there are; `None` if there is none."""
+    """Computes the mean of the known scores; `None` if there are none."""
     known = [score for score in scores if score is not None]
     return sum(known) / len(known) if known else None
 
 
 def known_score(attempt: Attempt) -> float:
-    """The score of an attempt of the pool: only those that have one are in it."""
+    """Returns the score of an attempt in the pool, which holds only attempts with a score."""
     assert attempt.score is not None
     return attempt.score
 
@@ -79,10 +80,10 @@ def known_score(attempt: Attempt) -> float:
 def draw_examples(
     pool: Sequence[Attempt], count: int, temperature: float, rng: np.random.Generator
 ) -> list[Attempt]:
-    """Draws attempts without replacement, each with p proportional to exp(score / temperature).
+    """Draws attempts without replacement, with probability proportional to exp(score / temperature).
 
-    The largest of score / temperature plus Gumbel noise are such a draw (Kool et al. 2019, arXiv 1903.06059),
-    however far the scores are apart.
+    The attempts with the largest values of score / temperature plus Gumbel noise are such a draw (Kool et al.
+    2019, arXiv 1903.06059). This also works for scores that are far apart.
     """
     scores = np.array([known_score(attempt) for attempt in pool])
     order = np.argsort(-(scores / temperature + rng.gumbel(size=len(pool))))
@@ -90,7 +91,7 @@ def draw_examples(
 
 
 def niches(pool: Sequence[Attempt], count: int, similarity_limit: float) -> list[Attempt]:
-    """The best attempts, of those that are more alike than the limit only the best one."""
+    """Returns the best attempts. Of attempts more similar than the limit, only the best one is included."""
     chosen: list[Attempt] = []
     for attempt in sorted(pool, key=lambda attempt: (-known_score(attempt), attempt.number)):
         if all(similarity(attempt.prompt, other.prompt) <= similarity_limit for other in chosen):
@@ -101,13 +102,13 @@ def niches(pool: Sequence[Attempt], count: int, similarity_limit: float) -> list
 
 
 def similarity(a: str, b: str) -> float:
-    """Words that two texts share, as a part of those of both (Jaccard): from 0 to 1, for texts with words."""
+    """Computes the Jaccard similarity of the sets of words of two texts: from 0 to 1; 0 without any words."""
     words, others = set(_WORD.findall(a.casefold())), set(_WORD.findall(b.casefold()))
     return len(words & others) / max(1, len(words | others))
 
 
 def new_prompts(proposals: Iterable[Proposal], tried: Iterable[str], count: int) -> list[Proposal]:
-    """The first proposals that have text and were not tried before, whatever their case and white space."""
+    """Returns the first `count` proposals with text that are new, ignoring case and white space."""
     seen = {"", *map(_normal, tried)}
     fresh: list[Proposal] = []
     for proposal in proposals:

@@ -1,17 +1,18 @@
-"""The verb `tamper`: how a model behaves while it is finetuned on bad text, and on benign text.
+"""Measures a model while it is finetuned on bad and on benign text: the verb `tamper`.
 
-What alignment has hidden comes back with a little finetuning; what it has kept from the model does not
-(tamper resistance: O'Brien et al. 2025, arXiv 2508.06601; Maini et al. 2025, arXiv 2504.16980).
+Behaviour that alignment only hid comes back with a little finetuning. Behaviour that the model never learned
+does not (tamper resistance: O'Brien et al. 2025, arXiv 2508.06601; Maini et al. 2025, arXiv 2504.16980).
 
-Each point is kept when it is measured, with the weights it was measured at: what was stopped goes on there.
+Each point is kept when it is measured, together with the weights at that point. A stopped measurement resumes
+from there.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import asdict, fields, replace
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,69 +20,80 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from objectives import Optimization
+from objectives.optimization import Optimization
 from phf.base.errors import ConfigError, PhfError
 from phf.base.progress import progress
 from phf.base.resumable import Parts
+from phf.base.typed_json import from_json, to_json
 from phf.config import Config
-from phf.documents.documents import BadRow
-from phf.documents.shards import list_shards
-from phf.evaluation.instruments import describe_model, describe_scorer, heldout_documents
-from phf.evaluation.prompts import load_prompts
-from phf.evaluation.results import SAMPLES, finished_results, sample_row, write_output
-from phf.evaluation.sample_scores import decoding, measure
-from phf.model.loaded_model import Subject, find_subject
+from phf.documents.shards import BadRow, list_shards
+from phf.evaluation.measures import configured_measures
+from phf.evaluation.measures.base import SampleMeasure
+from phf.evaluation.result_files import (
+    finished_results,
+    sample_row,
+    sample_schema,
+    type_measures,
+    write_results,
+)
+from phf.evaluation.results import ScenarioResults, TamperPoint, TamperResults
+from phf.evaluation.sample_scores import measure
+from phf.model.model_folder import ModelFolder, find_model
 from phf.redteam.finetune import Finetuning, blocks
 from phf.redteam.target import Target
 from phf.store.store import TokenStore, resolve_threshold
+from scorers.open_set import place_of
 
 log = logging.getLogger("phf")
 
-FORMAT = 1
 TABLE = "samples.parquet"
 
 _OF_EVALUATION = (
     "prompt_index", "sample_index", "prompt", "text", "scored_text", "score", "num_tokens", "finished",
 )  # fmt: skip
 _SAMPLES = pa.schema(
-    [("finetuned_on", pa.string()), ("tokens", pa.int64()), *map(SAMPLES.field, _OF_EVALUATION)]
+    [("finetuned_on", pa.string()), ("tokens", pa.int64()), *map(sample_schema().field, _OF_EVALUATION)]
 )
 
 
-def tamper(folder: Path, config: Config) -> dict[str, Any]:
+def tamper(folder: Path, config: Config) -> TamperResults:
     """Measures a model while it is finetuned, on bad text and on benign text.
 
     Args:
         folder: A run folder, or the folder of any causal LM of `transformers`; its weights stay as they are.
-        config: Its parts `tamper` and `evaluation`; `documents` for documents from elsewhere; scorer and
-            segmenter for a model that does not name its own.
+        config: The sections `tamper` and `evaluation` are used; `documents` for documents from files. For a
+            model that does not name its own scorer, segmenter and store, those sections are used too.
 
     Returns:
-        What was written to `tamper/results.json`, beside `tamper/samples.parquet`. If both are there already
-        and still match, nothing is done.
+        The results that are in `tamper/results.json`, beside `tamper/samples.parquet`. If both files exist
+        and still match, nothing is computed.
 
     Raises:
-        ConfigError: The configuration asks for something that cannot be.
+        ConfigError: The configuration is invalid for this model.
         PhfError: The folder holds no model, there are no such documents, or the scorer fails.
     """
-    subject = find_subject(Path(folder))
-    target = Target(subject, config, "tamper", config.tamper.scenario)
+    source = find_model(Path(folder))
+    target = Target(source, config, "tamper", config.tamper.scenario)
     if config.tamper.samples is not None:
         target.scenario = replace(target.scenario, samples=config.tamper.samples)
-    try:
-        prompts = load_prompts(target.scenario, heldout_documents(subject, config))
-    except ConfigError as error:
-        raise ConfigError(f"evaluation.scenarios.{target.name}: {error}") from error
-    origins = {text: _origin(text, config, subject) for text in config.tamper.texts}
-    identity = {**target.identity(prompts, config.tamper), "documents": origins}
-    output = subject.folder / "tamper"
-    if (results := finished_results(output, identity, TABLE)) is not None:
-        log.info("%s is tampered with: nothing to do", subject.folder)
+    prompts = target.instruments.prompts({target.name: target.scenario})[target.name]
+    origins = {text: _origin(text, config, source) for text in config.tamper.texts}
+    measures = [
+        one for one in configured_measures(config.evaluation).values() if isinstance(one, SampleMeasure)
+    ]
+    identity = {
+        **target.identity(prompts, config.tamper),
+        "documents": origins,
+        "measures": {one.name: asdict(one.options) for one in measures},
+    }
+    output = source.folder / "tamper"
+    if (results := finished_results(output, identity, TamperResults, TABLE)) is not None:
+        log.info("%s is already tampered with: nothing to do", source.folder)
         return results
 
-    tampering = Tampering(config, target, prompts, Parts(output / "points", identity))
+    tampering = Tampering(config, target, prompts, measures, Parts(output / "points", identity))
     start = tampering.start()
-    model = describe_model(subject, target.model)
+    settings = target.settings(config.evaluation.seed, target.scenario)
     curves, documents = {}, {}
     for text, origin in origins.items():
         points, num_documents, num_tokens = tampering.curve(text, origin)
@@ -89,97 +101,92 @@ def tamper(folder: Path, config: Config) -> dict[str, Any]:
         told = {key: value for key, value in origin.items() if key != "shards"}
         documents[text] = {**told, "num_documents": num_documents, "num_tokens": num_tokens}
     rows = [
-        {"finetuned_on": text, "tokens": point["tokens"], **sample}
+        {"finetuned_on": text, "tokens": point.tokens, **sample}
         for text, points in curves.items()
-        for point in points
-        for sample in point["samples"]
+        for point, samples in points
+        for sample in samples
     ]
-    results = {
-        "format": FORMAT,
-        "run": model,
-        "scorer": describe_scorer(target.scorer_config, target.scorer),
-        "scorer_differs": target.scorer_differs,
-        "threshold": config.evaluation.threshold,
-        "confidence": config.evaluation.confidence,
-        "seed": config.evaluation.seed,
-        "scenario": {"name": target.name, "tag": target.tag, **decoding(target.scenario)},
-        "finetuning": {
+    results = TamperResults(
+        **vars(settings),
+        finetuning={
             **{key: getattr(config.tamper, key) for key in ("learning_rate", "batch_size", "seed")},
             "context_length": tampering.context_length,
         },
-        "documents": documents,
-        "curves": {
-            text: [
-                {"tokens": point["tokens"], "loss": point["loss"], **point["measured"]} for point in points
-            ]
-            for text, points in curves.items()
-        },
-    }
-    write_output(output, identity, results, TABLE, pa.Table.from_pylist(rows, schema=_SAMPLES))
+        documents=documents,
+        curves={text: [point for point, _ in points] for text, points in curves.items()},
+        measured_by=tampering.measured_by,
+    )
+    write_results(output, identity, results, pa.Table.from_pylist(rows, schema=_SAMPLES), TABLE)
     tampering.parts.remove()
-    for text, points in curves.items():
-        first, last = (point["measured"]["rate"]["value"] for point in (points[0], points[-1]))
+    for text, curve in results.curves.items():
         log.info(
             "%s: rate %s before, %s after %d tokens of %s text",
-            folder,
-            first,
-            last,
-            points[-1]["tokens"],
-            text,
-        )
+            folder, curve[0].rate.value, curve[-1].rate.value, curve[-1].tokens, text,
+        )  # fmt: skip
     return results
 
 
+Point = tuple[TamperPoint, list[dict[str, Any]]]
+"""A point of a curve, and the rows of its samples."""
+
+
 class Tampering:
-    """The work of the verb.
+    """Measures a model before and during its finetuning.
 
     Args:
         config: The configuration.
         target: The model.
-        prompts: The prompts that it is asked.
-        parts: The points that are measured.
+        prompts: The prompts that the model is asked.
+        measures: Further measures of the model's samples.
+        parts: Keeps the measured points.
 
     Raises:
-        ConfigError: There are more points than steps.
+        ConfigError: There are more points than optimizer steps.
     """
 
-    def __init__(self, config: Config, target: Target, prompts: Sequence[str], parts: Parts):
+    def __init__(
+        self,
+        config: Config,
+        target: Target,
+        prompts: Sequence[str],
+        measures: Sequence[SampleMeasure],
+        parts: Parts,
+    ):
         self.config = config
         self.options = config.tamper
         self.target = target
         self.prompts = prompts
+        self.measures = measures
+        self.measured_by = {one.name: place_of(type(one)) for one in measures}
         self.parts = parts
-        target.load()
         target.room(target.scenario)
-        known = target.subject.facts.get("context_length")
-        self.context_length = known or min(
-            1024, getattr(target.model.config, "max_position_embeddings", 1024)
-        )
+        facts = target.source.facts
+        self.context_length = facts.context_length if facts else min(1024, target.model.limit)
         self.step_tokens = self.options.batch_size * self.context_length
         num_steps = self.options.tokens // self.step_tokens
         if num_steps < self.options.points:
             raise ConfigError(
                 f"tamper.tokens: {self.options.tokens} are {num_steps} steps of {self.step_tokens} tokens, "
-                f"too few for {self.options.points} points: raise them, or lower tamper.batch_size"
+                f"too few for {self.options.points} points: raise tamper.tokens, or lower tamper.batch_size"
             )
         self.ends = [num_steps * point // self.options.points for point in range(1, self.options.points + 1)]
 
-    def start(self) -> dict[str, Any]:
-        """The point of the model as it is."""
-        point: dict[str, Any] | None = self.parts.read("start")
-        if point is None:
-            point = self._measure("before", 0, None)
-            self.parts.write("start", point)
-        return point
+    def start(self) -> Point:
+        """Measures the model before it is finetuned."""
+        return self._kept("start") or self._measure("start", "before", 0, None)
 
-    def curve(self, text: str, origin: dict[str, Any]) -> tuple[list[dict[str, Any]], int, int]:
-        """The other points of one text, and how many documents and tokens of it there are."""
-        self.target.load()  # not what the text before has made of it
-        options, control = self.options, self.target.control
+    def curve(self, text: str, origin: dict[str, Any]) -> tuple[list[Point], int, int]:
+        """Finetunes on one kind of text and measures the points on the way.
+
+        Returns:
+            The points after the start, and the number of documents and of tokens of the text.
+        """
+        self.target.reload()  # the previous text has changed the weights
+        options, model, facts = self.options, self.target.model, self.target.source.facts
         read, num_documents, num_tokens = _documents(text, origin, self.config, self.target)
         log.info("%s text: %d documents, %d tokens", text, num_documents, num_tokens)
         finetuning = Finetuning(
-            self.target.model,
+            model.network,
             Optimization(
                 total_steps=self.ends[-1],
                 learning_rate=options.learning_rate,
@@ -187,56 +194,65 @@ class Tampering:
                 warmup_steps=self.ends[-1] // 20,
                 weight_decay=0.0,
             ),
-            blocks(read, num_documents, self.context_length, control.eos_id, options.seed),
+            blocks(read, num_documents, self.context_length, model.control.eos_id, options.seed),
             batch_size=options.batch_size,
-            eos_id=control.eos_id,
-            document_mask=self.target.subject.facts.get("document_mask", False),
+            eos_id=model.control.eos_id,
+            document_mask=facts is not None and facts.document_mask,
         )
         state = self.parts.folder / f"{text}.pt"
         finetuning.load(state)
         points = []
         for number, (begin, end) in enumerate(pairwise([0, *self.ends])):
             name = f"{text}-{number}"
-            point = self.parts.read(name)
+            point = self._kept(name)
             if point is None:
                 with progress(f"finetuning on {text} text, steps", end - finetuning.step) as advance:
-                    finetuning.run(begin, advance)  # what was done after the weights were last kept
+                    finetuning.run(begin, advance)  # repeats the steps after the last saved weights
                     loss = finetuning.run(end, advance)
-                point = self._measure(text, end * self.step_tokens, loss)
-                self.parts.write(name, point)
+                point = self._measure(name, text, end * self.step_tokens, loss)
                 finetuning.save(state)
             points.append(point)
         return points, num_documents, num_tokens
 
-    def _measure(self, text: str, tokens: int, loss: float | None) -> dict[str, Any]:
-        """A point: the model's samples now, and what is measured of them."""
+    def _kept(self, name: str) -> Point | None:
+        """Reads a point that was measured before; `None` if there is none."""
+        part = self.parts.read(name)
+        if part is None:
+            return None
+        point = from_json(TamperPoint, part["point"], self.parts.folder, "delete it")
+        type_measures([point.measures], self.measured_by, self.parts.folder, "delete it")
+        return point, part["samples"]
+
+    def _measure(self, name: str, text: str, tokens: int, loss: float | None) -> Point:
+        """Samples the model as it is now, measures the samples, and keeps the point."""
         target, scenario = self.target, self.target.scenario
         with progress(
             f"sampling ({text}, {tokens:,} tokens)", len(self.prompts) * scenario.samples
         ) as advance:
             samples = target.write(self.prompts, scenario, target.evaluation.seed, advance)
         scored = target.judge(samples, scenario)
-        measured = measure(scored, scenario, target.tag, target.evaluation)
-        for key in ("tag", "decoding"):
-            del measured[key]
+        measured = measure(scored, scenario, target.tag, target.evaluation, self.measures)
+        same = {one.name: getattr(measured, one.name) for one in fields(ScenarioResults)}
+        point = TamperPoint(**same | {"decoding": {}}, tokens=tokens, loss=loss)
         rows = [
             {**sample_row(one.sample), "scored_text": one.scored_text, "score": one.score} for one in scored
         ]
-        return {"tokens": tokens, "loss": loss, "measured": measured, "samples": rows}
+        self.parts.write(name, {"point": to_json(point), "samples": rows})
+        return point, rows
 
 
-def _origin(text: str, config: Config, subject: Subject) -> dict[str, Any]:
-    """Where the documents of a text come from, with all that decides which they are."""
+def _origin(text: str, config: Config, source: ModelFolder) -> dict[str, Any]:
+    """Describes where the documents of a text come from, including everything that decides their choice."""
     options, path = config.tamper, getattr(config.tamper, f"{text}_documents")
     if path is not None:
         shards = list_shards(replace(config.documents, path=path))
         return {"path": path, "shards": {shard.name: shard.fingerprint() for shard in shards}}
-    store = subject.facts.get("store")
-    if not store:
+    facts = source.facts
+    if facts is None or not facts.store:
         raise ConfigError(
-            f"tamper.{text}_documents: {subject.folder} names no token store; give a file or folder"
+            f"tamper.{text}_documents: {source.folder} names no token store; give a file or folder"
         )
-    column = subject.facts["scorer"].get("column", subject.facts["scorer"]["name"])
+    store, column = facts.store, facts.scorer.key
     bound = "bad_above" if text == "bad" else "benign_below"
     threshold = resolve_threshold(TokenStore(store), column, getattr(options, bound), "documents")
     return {"store": store, "split": options.split, "scorer": column, bound: threshold}
@@ -245,10 +261,10 @@ def _origin(text: str, config: Config, subject: Subject) -> dict[str, Any]:
 def _documents(
     text: str, origin: dict[str, Any], config: Config, target: Target
 ) -> tuple[Callable[[int], NDArray[Any]], int, int]:
-    """What reads the tokens of a document, how many documents there are, and how many tokens in all.
+    """Returns a function that reads the tokens of a document, the number of documents, and of all tokens.
 
     Raises:
-        PhfError: There are none.
+        PhfError: There are no documents.
     """
     if "path" in origin:
         texts = _read(origin["path"], config, target)
@@ -257,7 +273,7 @@ def _documents(
         return texts.__getitem__, len(texts), sum(map(len, texts))
     split = TokenStore(origin["store"]).split(origin["split"])
     scores = split.document_scores(origin["scorer"])
-    # A comparison with NaN, of a document without a score, is false.
+    # A document without a score has NaN, and a comparison with NaN is false.
     chosen = scores > origin["bad_above"] if text == "bad" else scores <= origin["benign_below"]
     indices = np.flatnonzero(chosen)
     if not len(indices):
@@ -276,7 +292,7 @@ def _documents(
 
 
 def _read(path: str, config: Config, target: Target) -> list[NDArray[np.int64]]:
-    """The tokens of documents from elsewhere, as many as are needed."""
+    """Reads and tokenizes documents from files, as many as are needed."""
     found: list[NDArray[np.int64]] = []
     num_tokens, bad = 0, 0
 
@@ -284,12 +300,12 @@ def _read(path: str, config: Config, target: Target) -> list[NDArray[np.int64]]:
         nonlocal bad
         bad += 1
 
-    for shard in list_shards(replace(config.documents, path=path)):
-        for _, document in shard.read(skip):
-            found.append(np.array(target.encode(document.text), np.int64))
-            num_tokens += len(found[-1])
-            if num_tokens > config.tamper.tokens:
-                return found
+    shards = list_shards(replace(config.documents, path=path))
+    for _, document in chain.from_iterable(shard.read(skip) for shard in shards):
+        found.append(np.array(target.encode(document.text), np.int64))
+        num_tokens += len(found[-1])
+        if num_tokens > config.tamper.tokens:
+            break
     if bad:
-        log.warning("%s: %d rows are no documents and were left out", path, bad)
+        log.warning("%s: %d rows are not documents and were left out", path, bad)
     return found

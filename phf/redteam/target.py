@@ -1,126 +1,138 @@
-"""The model under attack: what it writes, how bad that is, and the tokens it takes."""
+"""Wraps the model under attack: its answers, their scores, and the tokens they cost."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
-from phf.base.errors import ConfigError, PhfError
-from phf.config import Config, EvaluationConfig, ScenarioConfig
-from phf.documents.segments import segmenter
-from phf.evaluation.instruments import open_scorer, scorer_config, scorer_differs, segmenter_config
-from phf.evaluation.results import result_identity
-from phf.evaluation.sample_scores import ScoredSample, score_samples
-from phf.inference.decoders import find_decoder
+from phf.base.errors import ConfigError
+from phf.config import Config, EvaluationConfig, ScenarioConfig, decisive
+from phf.evaluation.instruments import Instruments
+from phf.evaluation.result_files import result_identity
+from phf.evaluation.results import AttackSettings
+from phf.evaluation.sample_scores import ScoredSample, decoding
+from phf.inference.decoders import check_decoder, find_decoder
 from phf.inference.generate import Sample, generate, prompt_room
+from phf.inference.loaded_model import LoadedModel, load_model
 from phf.inference.prompt_tokens import encode_prompt, inapplicable
-from phf.model.loaded_model import Subject
-from scorers.base import Scorer, ScorerError
+from phf.model.model_folder import ModelFolder
 
 
 class Target:
-    """A model with the scenario that says how it is asked, and the scorer that judges what it writes.
+    """A model, the scenario that says how it is asked, and the scorer that judges its answers.
 
     Args:
-        subject: Where it is.
-        config: Its part `evaluation`; scorer and segmenter too for a model that does not name its own.
-        section: The section of the configuration that names the scenario; for errors.
-        scenario: The scenario; the first if `None`.
+        source: The model's folder on disk.
+        config: The section `evaluation` is used. For a model that does not name its own scorer, segmenter and
+            store, those sections are used too.
+        section: The section of the configuration that names the scenario, for error messages.
+        scenario: The name of the scenario; the first one if `None`.
 
     Raises:
-        ConfigError: There is no such scenario or scorer.
+        ConfigError: There is no such scenario, decoder or scorer.
     """
 
-    def __init__(self, subject: Subject, config: Config, section: str, scenario: str | None):
+    def __init__(self, source: ModelFolder, config: Config, section: str, scenario: str | None):
         scenarios = config.evaluation.scenarios
         self.name = next(iter(scenarios)) if scenario is None else scenario
         if self.name not in scenarios:
             there = ", ".join(scenarios)
             raise ConfigError(f"{section}.scenario: no scenario {scenario!r}; there are {there}")
-        self.subject = subject
+        self.source = source
         self.section = section
         self.evaluation = config.evaluation
         self.scenario = scenarios[self.name]
-        self.scorer_config = scorer_config(subject, config)
-        self.scorer = open_scorer(self.scorer_config)
-        best_by = self.scenario.best_by
-        self.best_by = open_scorer(best_by) if best_by else self.scorer
-        self.segmenter_config = segmenter_config(subject, config)
-        self.segment = segmenter(self.segmenter_config)
-        self.model: Any = None
+        check_decoder(self.scenario.decoder)
+        self.instruments = Instruments(source, config)
+        self.selector = self.instruments.selector(self.scenario)
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """The model, loaded when it is first needed.
+
+        Raises:
+            ConfigError: The scenario makes no sense for the model.
+            PhfError: The folder holds no causal LM with a tokenizer.
+        """
+        model = load_model(self.source, self.instruments.segmenter_config)
+        if reason := inapplicable(self.scenario, model.control):
+            raise ConfigError(
+                f"evaluation.scenarios.{self.name}: {reason}; set {self.section}.scenario to another one"
+            )
+        return model
+
+    def reload(self) -> None:
+        """Discards all changes to the model's weights: the model is loaded again when it is needed."""
+        self.__dict__.pop("model", None)
 
     def identity(self, prompts: Sequence[str], section: Any) -> dict[str, Any]:
-        """All that decides what comes of an attack.
+        """Collects everything that decides the results of an attack.
 
         Args:
-            prompts: The prompts it starts from.
-            section: Its section of the configuration.
+            prompts: The prompts that the attack starts from.
+            section: The attack's section of the configuration.
         """
-        decisive = EvaluationConfig(
+        measured = EvaluationConfig(
             scenarios={self.name: self.scenario},
             threshold=self.evaluation.threshold,
             confidence=self.evaluation.confidence,
             seed=self.evaluation.seed,
         )
+        instruments = self.instruments
         identity = result_identity(
-            self.subject, decisive, self.scorer.fingerprint, self.segmenter_config, {self.name: prompts}
+            self.source,
+            measured,
+            instruments.scorer.fingerprint,
+            instruments.segmenter_config,
+            {self.name: prompts},
         )
-        return {**identity, "best_by": self.best_by.fingerprint, "attack": asdict(section)}
+        return {**identity, "best_by": self.selector.fingerprint, "attack": decisive(section)}
 
-    def load(self) -> None:
-        """Loads the model.
-
-        Raises:
-            ConfigError: The scenario makes no sense for it.
-            PhfError: It is no causal LM with a tokenizer.
-        """
-        self.model, self.tokenizer, self.control = self.subject.load()
-        if reason := inapplicable(self.scenario, self.control):
-            raise ConfigError(
-                f"evaluation.scenarios.{self.name}: {reason}; name another as {self.section}.scenario"
-            )
-
-    @cached_property
-    def scorer_differs(self) -> bool | None:
-        """Whether it is scored otherwise than its corpus was; `None` if that is not known."""
-        return scorer_differs(self.subject, self.scorer)
+    def settings(self, seed: int, scenario: ScenarioConfig) -> AttackSettings:
+        """Returns how an attack was made and measured, as the results record it."""
+        return AttackSettings(
+            self.instruments.run_info(self.model.network),
+            self.instruments.scorer_record(),
+            self.instruments.scorer_differs,
+            self.evaluation.threshold,
+            self.evaluation.confidence,
+            seed,
+            {"name": self.name, "tag": self.tag, **decoding(scenario)},
+        )
 
     @property
     def tag(self) -> str:
-        """The tag that the model is in fact given."""
-        return self.scenario.tag if self.control.tags else "none"
+        """The tag that the model is actually given."""
+        return self.scenario.tag if self.model.control.tags else "none"
 
     def room(self, scenario: ScenarioConfig) -> int:
-        """Most tokens of a prompt, besides the tags before and in it.
+        """Computes the maximum number of tokens in a prompt, not counting the tags before and in it.
 
         Raises:
-            ConfigError: `max_new_tokens` leaves no room for one.
+            ConfigError: `max_new_tokens` leaves no room for a prompt.
         """
-        limits = (
-            self.subject.facts.get("context_length"),
-            getattr(self.model.config, "max_position_embeddings", None),
-        )
+        model = self.model
         try:
-            room = prompt_room(scenario, *limits, tag_length=self.control.tag_length)
+            room = prompt_room(scenario, model.limit, model.control.tag_length)
             if not scenario.inject:
                 return room
-            # A token at least is the prompt's.
-            tag, _ = encode_prompt(self.tokenizer, "", scenario.inject, self.control, room - 1)
+            # At least one token is left for the prompt.
+            tag, _ = encode_prompt(model.tokenizer, "", scenario.inject, model.control, room - 1)
             return room - len(tag)
         except ConfigError as error:
             raise ConfigError(f"evaluation.scenarios.{self.name}.{error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, each segment on its own as in the corpus."""
-        return encode_prompt(self.tokenizer, text, None, self.control, sys.maxsize, self.segment)[0]
+        """Tokenizes a text, each segment on its own as in the corpus."""
+        model = self.model
+        return encode_prompt(model.tokenizer, text, None, model.control, sys.maxsize, model.segment)[0]
 
     def cut(self, text: str, max_tokens: int) -> str:
-        """The text without its beginning, if it has too many tokens."""
+        """Cuts off the beginning of a text that has too many tokens."""
         ids = self.encode(text)
-        return text if len(ids) <= max_tokens else str(self.tokenizer.decode(ids[-max_tokens:]))
+        return text if len(ids) <= max_tokens else str(self.model.tokenizer.decode(ids[-max_tokens:]))
 
     def write(
         self,
@@ -129,31 +141,28 @@ class Target:
         seed: int,
         progress: Callable[[int], None] | None = None,
     ) -> list[Sample]:
-        """Continuations of prompts.
+        """Draws continuations of prompts.
 
         Args:
             prompts: The prompts.
             scenario: How to decode.
             seed: Decides the samples.
-            progress: Called with the number of samples that have just been finished.
+            progress: Called with the number of samples just finished.
 
         Raises:
-            ConfigError: They cannot be decoded so.
-            PhfError: The scorer fails that the best samples are kept by.
+            ConfigError: The model cannot be sampled with this scenario.
+            PhfError: The scorer that selects the best samples fails.
         """
 
         def choose(_: str, samples: list[Sample]) -> list[float | None]:
-            return [one.score for one in self.judge(samples, scenario, self.best_by)]
+            scored = self.instruments.score(self.name, samples, scenario, self.selector)
+            return [one.score for one in scored]
 
         try:
             return generate(
                 self.model,
-                self.tokenizer,
                 prompts,
                 scenario,
-                self.control,
-                segment=self.segment,
-                context_length=self.subject.facts.get("context_length"),
                 seed=seed,
                 batch_size=self.evaluation.batch_size,
                 choose=choose,
@@ -163,23 +172,18 @@ class Target:
             raise ConfigError(f"evaluation.scenarios.{self.name}.{error}") from error
 
     def cost(self, prompt: str, samples: Sequence[Sample], scenario: ScenarioConfig) -> int:
-        """Tokens that the model read and wrote for the samples of a prompt, tags not counted.
+        """Computes how many tokens the model read and wrote for the samples of a prompt, not counting tags.
 
         Each context of guidance, each beam and each text that `best_of` draws counts like a sample.
         """
         read = min(len(self.encode(prompt)), self.room(scenario)) * len(samples)
         written = sum(sample.num_tokens for sample in samples)
-        return (read + written) * scenario.best_of * find_decoder(scenario, self.control).width
+        return (read + written) * scenario.best_of * find_decoder(scenario, self.model.control).width
 
-    def judge(
-        self, samples: Sequence[Sample], scenario: ScenarioConfig, scorer: Scorer | None = None
-    ) -> list[ScoredSample]:
-        """Their scores, by the target's scorer if no other is given.
+    def judge(self, samples: Sequence[Sample], scenario: ScenarioConfig) -> list[ScoredSample]:
+        """Scores samples.
 
         Raises:
             PhfError: The scorer fails.
         """
-        try:
-            return score_samples(samples, scenario, scorer or self.scorer, self.segment)
-        except ScorerError as error:
-            raise PhfError(f"scenario {self.name}: {error}") from error
+        return self.instruments.score(self.name, samples, scenario)

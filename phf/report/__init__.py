@@ -1,1 +1,1 @@
-"""The report: reads results of evaluated runs, compares them, draws tables and figures."""
+"""Reads the results of evaluated runs, compares them, and draws tables and figures."""

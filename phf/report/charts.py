@@ -1,40 +1,44 @@
-"""What the figures of a report show, as data."""
+"""Collects the data of a report's figures."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from phf.report.cells import scalar
-from phf.report.curves import Curve, Point, Series, group_series, read_curve, to_point
-from phf.report.read_runs import EvaluatedRun, decile_losses, lookup, ranking, split_scenarios
-from phf.report.seeds import SHARE, Group
+from phf.base.estimates import SHARE, Interval
+from phf.evaluation.measures.base import Axis, Curve
+from phf.evaluation.results import AttackRound, EvaluationResults
+from phf.report.contents import Contents
+from phf.report.curves import Points, Series, group_series
+from phf.report.read_runs import EvaluatedRun
+from phf.report.seeds import Group
 
-_SENTENCE = "Bands and bars are the intervals."
+_SENTENCE = "Bands and bars show the intervals."
+_ROUND, _TOKENS = "Round", "Tokens that the attacked model has read and written"
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What a figure shows.
+    """The data of a figure.
 
     Attributes:
-        name: Its file's name, without an ending.
-        section: The part of the report that it belongs to.
-        title: What it shows, in a few words.
-        caption: How to read it, in a sentence.
-        x: What is on the axis to the right.
-        y: What is on the axis upwards.
-        series: Each group followed by its seeds.
-        kind: How the points are drawn: alone, joined, or as the steps of a distribution.
+        name: File name without a suffix.
+        section: Section of the report that shows the figure.
+        title: Title of the figure.
+        caption: One or two sentences that explain how to read the figure.
+        x: Label of the x axis.
+        y: Label of the y axis.
+        series: The series of each group, followed by the series of its seeds.
+        kind: How the points are drawn: separately, joined by a line, or as the steps of a distribution.
         front: Corners of the Pareto front, from left to right.
-        x_higher_is_better: Whether the best runs are to the right.
-        y_from_zero: Whether zero is on the axis upwards.
-        x_scale: Of the axis to the right: amounts (of tokens), whole numbers, or shares.
-        y_percent: Whether the axis upwards is of shares.
+        x_higher_is_better: Whether larger values of x are better.
+        y_from_zero: Whether the y axis starts at zero.
+        x_scale: Values of the x axis: plain numbers, amounts (of tokens), whole numbers, or shares.
+        y_percent: Whether the y axis shows shares, in percent.
     """
 
     name: str
@@ -52,106 +56,85 @@ class Chart:
     y_percent: bool = False
 
 
-@dataclass(frozen=True)
-class Capability:
-    """A measure of what a model can do.
-
-    Attributes:
-        name: Of the figure's file.
-        title: In words.
-        read: Takes it from results.
-        unit: In which less is better; a measure without one is a share, of which more is better.
-    """
-
-    name: str
-    title: str
-    read: Callable[[dict[str, Any]], Any]
-    unit: str = ""
+def make_charts(contents: Contents) -> list[Chart]:
+    """Returns every chart for which the runs have data."""
+    return [chart for chart in _all_charts(contents) if chart.series]
 
 
-def make_charts(groups: Sequence[Group]) -> list[Chart]:
-    """Every chart that the runs have data for."""
-    return [chart for chart in _all_charts(groups) if chart.series]
-
-
-def _all_charts(groups: Sequence[Group]) -> Iterator[Chart]:
-    records = [group.results for group in groups]
-    unit = next((m for record in records if (m := lookup(record, "scorer", "measures"))), "score")
-    names, _ = split_scenarios(records)
+def _all_charts(contents: Contents) -> Iterator[Chart]:
+    groups, unit, names = contents.groups, contents.unit, contents.asked
+    axes = [(cls.name, axis) for cls, found in contents.measures() if (axis := cls.axis_for(found))]
     for number, name in enumerate(names):
-        suffix, slug = (f": {name}", f"-{_slug(name)}") if len(names) > 1 else ("", "")
-        # Held-out loss is what every run has; against the rest one scenario is enough.
-        for capability in _capabilities(records) if number == 0 else _capabilities(records)[:1]:
-            yield _pareto(groups, name, capability, unit, suffix, slug)
-    yield _deciles(groups)
+        # The first axis (held-out loss) is drawn for each scenario, the others for the first scenario only.
+        for measure, axis in axes if number == 0 else axes[:1]:
+            yield _pareto(groups, measure, axis, unit, _Place.of(name, names))
+    for cls, _ in contents.measures():
+        if cls.curve is not None:
+            yield _measured(groups, cls.name, cls.curve)
     yield from _attacks(groups, unit)
     yield from _training(groups, unit)
     for name in names:
-        suffix, slug = (f": {name}", f"-{_slug(name)}") if len(names) > 1 else ("", "")
-        yield _distribution(groups, name, unit, suffix, slug)
+        yield _distribution(groups, unit, _Place.of(name, names))
 
 
-def heldout_loss(record: dict[str, Any]) -> Any:
-    """With its interval: of a single run over documents, of several over seeds."""
-    loss = lookup(record, "heldout", "loss")
-    return loss if isinstance(loss, dict) else lookup(record, "heldout", "intervals", "loss") or loss
+@dataclass(frozen=True)
+class _Place:
+    """A scenario, with what titles and file names add for it; both are empty for a single scenario."""
+
+    scenario: str
+    suffix: str
+    slug: str
+
+    @classmethod
+    def of(cls, name: str, names: Sequence[str]) -> _Place:
+        if len(names) == 1:
+            return cls(name, "", "")
+        slug = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "scenario"
+        return cls(name, f": {name}", f"-{slug}")
 
 
-def _capabilities(records: Sequence[dict[str, Any]]) -> list[Capability]:
-    """Held-out loss, and what else was measured."""
-    ks = dict.fromkeys(k for record in records for k in lookup(record, "code", "pass_at") or {})
-
-    def passed(k: str) -> Callable[[dict[str, Any]], Any]:
-        return lambda record: lookup(record, "code", "pass_at", k)
-
-    known = [
-        Capability("loss", "held-out loss", heldout_loss, "nats a token"),
-        Capability("kl", "KL from the reference", lambda r: lookup(r, "kl", "kl"), "nats a sequence"),
-        Capability("ranking", "ranking accuracy", lambda r: ranking(r, "plain")),
-        *(Capability(f"pass-at-{k}", f"pass@{k}", passed(k)) for k in list(ks)[:1]),
-    ]
-    return known[:1] + [c for c in known[1:] if any(scalar(c.read(record)) is not None for record in records)]
-
-
-def _pareto(
-    groups: Sequence[Group], name: str, capability: Capability, unit: str, suffix: str, slug: str
-) -> Chart:
-    def point(record: dict[str, Any]) -> tuple[Point, Point] | None:
-        x, y = to_point(capability.read(record)), to_point(lookup(record, "scenarios", name, "mean_score"))
-        return None if x["value"] is None or y["value"] is None else (x, y)
+def _pareto(groups: Sequence[Group], measure: str, axis: Axis, unit: str, place: _Place) -> Chart:
+    def point(results: EvaluationResults) -> tuple[Interval, Interval] | None:
+        found, scenario = results.measures.get(measure), results.scenarios.get(place.scenario)
+        x = None if found is None else axis.read(found)
+        y = scenario and scenario.mean_score
+        return None if not x or not y or x.value is None or y.value is None else (x, y)
 
     drawn = [(group, found) for group in groups if (found := point(group.results))]
-    sign = 1 if capability.unit else -1
-    front = pareto_front([(sign * x["value"], y["value"]) for _, (x, y) in drawn])
+    values = [(x.value or 0.0, y.value or 0.0) for _, (x, y) in drawn]
+    sign = 1 if axis.unit else -1
+    front = pareto_front([(sign * x, y) for x, y in values])
     series = []
     for i, (group, (x, y)) in enumerate(drawn):
         series.append(Series(group.label, group.colour, [x], [y], is_dominated=i not in front))
         if group.has_seeds:
-            seeds = [(run, found) for run in group.runs if (found := point(run.record))]
+            seeds = [(run, found) for run in group.runs if (found := point(run.results))]
             series += [Series(run.label, group.colour, [a], [b], is_seed=True) for run, (a, b) in seeds]
-    corners = sorted((drawn[i][1][0]["value"], drawn[i][1][1]["value"]) for i in front)
-    side = "left" if capability.unit else "right"
-    title = capability.title[:1].upper() + capability.title[1:]
+    side = "left" if axis.unit else "right"
+    title = axis.title[:1].upper() + axis.title[1:]
     return Chart(
-        name=f"misalignment-against-{capability.name}{slug}",
+        name=f"misalignment-against-{axis.slug}{place.slug}",
         section="pareto",
-        title=f"Misalignment against {capability.title}{suffix}",
-        caption=f"Lower {side} is better: aligned, and a good model of the text. The line is the Pareto "
-        "front; hollow: dominated, another run is at least as good in both. Bars are the intervals, "
-        "where there are some"
-        + (", small points single seeds." if any(g.has_seeds for g in groups) else "."),
-        x=f"{title} ({capability.unit})" if capability.unit else title,
+        title=f"Misalignment against {axis.title}{place.suffix}",
+        caption=f"Points further down and to the {side} are better: more aligned, and a better model of the "
+        "text. The line is the Pareto front. A hollow point is dominated: another run is at least as good "
+        "in both and better in one. Bars show the intervals, where known."
+        + (" Small points are single seeds." if any(g.has_seeds for g in groups) else ""),
+        x=f"{title} ({axis.unit})" if axis.unit else title,
         y=f"Mean score ({unit})",
         series=series,
         kind="points",
-        front=corners,
-        x_higher_is_better=not capability.unit,
-        x_scale="linear" if capability.unit else "share",
+        front=sorted(values[i] for i in front),
+        x_higher_is_better=not axis.unit,
+        x_scale="linear" if axis.unit else "share",
     )
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
-    """Which points no other one dominates: is at most as large in both, and smaller in one."""
+    """Returns the indices of the points that no other point dominates; smaller coordinates are better.
+
+    A point dominates another one if it is at most as large in both coordinates and smaller in one.
+    """
     return {
         i
         for i, (x, y) in enumerate(points)
@@ -159,80 +142,100 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
     }
 
 
-def _deciles(groups: Sequence[Group]) -> Chart:
-    def curve(record: dict[str, Any]) -> Curve:
-        losses = [(middle, to_point(loss)) for middle, loss in decile_losses(record).values()]
-        return [(middle, loss) for middle, loss in losses if loss["value"] is not None]
+def _measured(groups: Sequence[Group], measure: str, curve: Curve) -> Chart:
+    """Returns the figure of a measure that has a curve."""
+
+    def points(run: EvaluatedRun) -> Points:
+        found = run.results.measures.get(measure)
+        return [] if found is None else [(x, y) for _, x, y in curve.read(found)]
 
     return Chart(
-        name="loss-by-decile",
+        name=curve.slug,
         section="cost",
-        title="Held-out loss by how bad the text is",
-        caption="Tenths of the held-out segments, from the best to the worst by their scores; those with one "
-        "score are one point. A model that learned to avoid bad text loses most on the right.",
-        x="Decile of the score",
-        y="Held-out loss (nats a token)",
-        series=group_series(groups, lambda run: curve(run.record)),
-        x_scale="integer",
+        title=curve.title,
+        caption=curve.caption,
+        x=curve.x,
+        y=curve.y,
+        series=group_series(groups, points),
+        x_scale="integer" if curve.x_is_whole else "linear",
     )
 
 
 def _attacks(groups: Sequence[Group], unit: str) -> Iterator[Chart]:
-    def attack(part: str, x: str, measure: str) -> Callable[[EvaluatedRun], Curve]:
-        return lambda run: read_curve(lookup(run.redteam, part), x, measure)
-
-    def tampered(text: str) -> Callable[[EvaluatedRun], Curve]:
-        return lambda run: read_curve(lookup(run.tamper, "curves", text), "tokens", "rate")
-
-    for part, x, title, measure, what in (
-        ("by_round", "round", "by round", "best", "Score of the best prompt so far"),
-        ("by_round", "round", "by round", "best_10", "Mean score of the ten best prompts so far"),
-        ("by_round", "round", "by round", "average", "Mean score of the round's prompts"),
-        ("by_tokens", "target_tokens", "by cost", "best_10", "Mean score of the ten best prompts so far"),
+    best, best_10 = "Score of the best prompt so far", "Mean score of the ten best prompts so far"
+    for slug, title, x, y, points in (
+        ("by-round-best", "by round", _ROUND, best, _by_round(lambda found: found.best)),
+        ("by-round-best-10", "by round", _ROUND, best_10, _by_round(lambda found: found.best_10)),
+        (
+            "by-round-average",
+            "by round",
+            _ROUND,
+            "Mean score of the round's prompts",
+            _by_round(lambda found: found.average),
+        ),
+        ("by-cost-best-10", "by cost", _TOKENS, best_10, _by_tokens),
     ):
         yield Chart(
-            name=f"redteam-{title.replace(' ', '-')}-{measure.replace('_', '-')}",
+            name=f"redteam-{slug}",
             section="attacks",
-            title=f"Red team, {title}: {what[:1].lower()}{what[1:]}",
-            caption="Means over trials; a lower curve withstands more. " + _SENTENCE,
-            x="Round" if x == "round" else "Tokens that the attacked model has read and written",
-            y=f"{what} ({unit})",
-            series=group_series(groups, attack(part, x, measure)),
+            title=f"Red team, {title}: {y[:1].lower()}{y[1:]}",
+            caption="Means over trials. A lower curve means that the model withstands more. " + _SENTENCE,
+            x=x,
+            y=f"{y} ({unit})",
+            series=group_series(groups, points),
             y_from_zero=True,
-            x_scale="integer" if x == "round" else "amount",
+            x_scale="integer" if x == _ROUND else "amount",
         )
     for text in ("bad", "benign"):
+
+        def tampered(run: EvaluatedRun, text: str = text) -> Points:
+            return (
+                [(point.tokens, point.rate) for point in run.tamper.curves.get(text, [])]
+                if run.tamper
+                else []
+            )
+
         yield Chart(
             name=f"tamper-{text}",
             section="attacks",
             title=f"Tampering: finetuning on {text} text",
-            caption="A curve that stays low is a model whose alignment withstands finetuning. " + _SENTENCE,
+            caption="If the curve stays low, the alignment withstands finetuning. " + _SENTENCE,
             x="Tokens of finetuning",
             y="Rate of misaligned samples",
-            series=group_series(groups, tampered(text), SHARE),
+            series=group_series(groups, tampered, SHARE),
             y_from_zero=True,
             x_scale="amount",
             y_percent=True,
         )
 
 
+def _by_round(measure: Callable[[AttackRound], Interval]) -> Callable[[EvaluatedRun], Points]:
+    return lambda run: [
+        (found.round or 0, measure(found)) for found in (run.redteam.by_round if run.redteam else [])
+    ]
+
+
+def _by_tokens(run: EvaluatedRun) -> Points:
+    return [(found.target_tokens, found.best_10) for found in (run.redteam.by_tokens if run.redteam else [])]
+
+
 def _training(groups: Sequence[Group], unit: str) -> Iterator[Chart]:
-    def logged(metric: str) -> Callable[[EvaluatedRun], Curve]:
-        return lambda run: [(tokens, to_point(value)) for tokens, value in run.metrics.get(metric, [])]
+    def logged(metric: str) -> Callable[[EvaluatedRun], Points]:
+        return lambda run: [(tokens, Interval(value)) for tokens, value in run.metrics.get(metric, [])]
 
     for metric, name, title, y, caption in (
         (
             "samples/mean_score", "misalignment-in-training", "Misalignment during training",
-            f"Mean score ({unit})", "Of the samples drawn during training: few at a time, so noisier than "
-            "the evaluation.",
+            f"Mean score ({unit})", "From the samples drawn during training. They are few at a time, "
+            "so the curve is noisier than the evaluation.",
         ),
         (
             "heldout/loss", "heldout-loss", "Held-out loss during training", "Held-out loss (nats a token)",
-            "Each run in its own view: with control tokens, where it has them.",
+            "Each run reads the held-out text like its training text: with control tokens, if it has any.",
         ),
         (
             "train/loss", "training-loss", "Loss during training", "Training loss",
-            "Of each objective, so comparable between runs of one objective only.",
+            "The loss of the objective itself. Only runs with the same objective can be compared.",
         ),
     ):  # fmt: skip
         yield Chart(
@@ -248,25 +251,25 @@ def _training(groups: Sequence[Group], unit: str) -> Iterator[Chart]:
         )
 
 
-def _distribution(groups: Sequence[Group], name: str, unit: str, suffix: str, slug: str) -> Chart:
-    """The share of samples above each score; the seeds of a group are one."""
+def _distribution(groups: Sequence[Group], unit: str, place: _Place) -> Chart:
+    """Returns the figure of the share of samples above each score; the seeds of a group are pooled."""
     series = []
     for group in groups:
-        samples = (s.score for run in group.runs for s in run.samples.get(name, {}).values())
+        samples = (s.score for run in group.runs for s in run.samples.get(place.scenario, {}).values())
         scores = np.array([score for score in samples if score is not None])
         if not len(scores):
             continue
         steps, counts = np.unique(scores, return_counts=True)
         above = 1 - np.cumsum(counts) / len(scores)
-        # A step at each of so many scores is more than can be seen.
+        # More than 500 steps could not be told apart in the figure.
         kept = np.unique(np.linspace(0, len(steps) - 1, 500).astype(int))
         x = [0.0, *steps[kept].tolist()]
         y = [1.0 if steps[0] > 0 else float(above[0]), *above[kept].tolist()]
-        series.append(Series(group.label, group.colour, [to_point(v) for v in x], [to_point(v) for v in y]))
+        series.append(Series(group.label, group.colour, list(map(Interval, x)), list(map(Interval, y))))
     return Chart(
-        name=f"scores{slug}",
+        name=f"scores{place.slug}",
         section="samples",
-        title=f"Distribution of sample scores{suffix}",
+        title=f"Distribution of sample scores{place.suffix}",
         caption="A curve further down is better. The highest 1 % of the scores are cut off.",
         x=unit[:1].upper() + unit[1:],
         y="Share of samples that score above",
@@ -275,7 +278,3 @@ def _distribution(groups: Sequence[Group], name: str, unit: str, suffix: str, sl
         y_from_zero=True,
         y_percent=True,
     )
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "scenario"

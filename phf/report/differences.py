@@ -1,32 +1,54 @@
-"""Runs against a baseline: how far apart they are, and how sure that is."""
+"""Compares runs with a baseline: paired differences and the probability of improvement, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from phf.base.estimates import Interval, mean_by_cluster, share_by_cluster
-from phf.report.read_runs import EvaluatedRun, Key, Sample, lookup
+from phf.base.estimates import SHARE, UNBOUNDED, Bootstrap, Interval
+from phf.evaluation.measures.base import estimate
+from phf.report.read_runs import EvaluatedRun, Key, Sample
 
-DEFAULT_CONFIDENCE = 0.95
+
+@dataclass(frozen=True)
+class Comparison:
+    """The comparison of a run, or of a group of runs, with the baseline in one scenario.
+
+    Attributes:
+        run: Label of the run or group.
+        baseline: Label of the baseline.
+        scenario: Name of the scenario.
+        difference: Difference of the mean scores, run minus baseline, over pairs of samples with the same
+            prompt and index.
+        improvement: The probability that a sample of the run scores lower than one of the baseline.
+        num_pairs: Number of pairs of samples.
+        ratio: Ratio of the mean scores, run to baseline; `None` if it is unknown.
+        overlap: Whether the intervals of the two mean scores overlap; `None` if it is unknown.
+        confidence: Coverage of the intervals.
+        num_seeds: Number of pairs of runs that are compared; `None` for a single run.
+    """
+
+    run: str
+    baseline: str
+    scenario: str
+    difference: Interval = estimate(UNBOUNDED)
+    improvement: Interval = estimate(SHARE)
+    num_pairs: float = 0
+    ratio: float | None = None
+    overlap: bool | None = None
+    confidence: float = 0.95
+    num_seeds: int | None = None
 
 
 def find_baseline(runs: Sequence[EvaluatedRun]) -> EvaluatedRun:
-    """The first run with the MLE objective, or the first run if there is none."""
-    return next((run for run in runs if run.objective == "mle"), runs[0])
+    """Returns the first run whose objective uses no scores, or the first run if there is none."""
+    return next((run for run in runs if run.results.run.uses_scores is False), runs[0])
 
 
-def compare(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
-    """Compares each run with the baseline, in each scenario that both have.
-
-    Returns:
-        One record for each, with `run`, `baseline` and `scenario`; `difference` of the mean scores (run minus
-        baseline) with its interval, `num_pairs` it comes from, `improvement`: the probability that a sample
-        of the run scores lower than one of the baseline, `ratio` of the mean scores as measured, and
-        `overlap`: whether the intervals of the two mean scores do. `None` stands for what is unknown.
-    """
+def compare(runs: Sequence[EvaluatedRun]) -> list[Comparison]:
+    """Compares each run with the baseline, in each scenario that both have."""
     baseline = find_baseline(runs)
     return [
         _compare_scenario(run, baseline, name)
@@ -37,58 +59,61 @@ def compare(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
     ]
 
 
-def _compare_scenario(run: EvaluatedRun, baseline: EvaluatedRun, name: str) -> dict[str, Any]:
-    ours = lookup(run.scenarios[name], "mean_score") or {}
-    theirs = lookup(baseline.scenarios[name], "mean_score") or {}
-    value, reference = lookup(ours, "value"), lookup(theirs, "value")
-    confidence = lookup(baseline.results, "confidence") or DEFAULT_CONFIDENCE
+def _compare_scenario(run: EvaluatedRun, baseline: EvaluatedRun, name: str) -> Comparison:
+    ours, theirs = run.scenarios[name].mean_score, baseline.scenarios[name].mean_score
+    confidence = baseline.results.confidence
     pairs = run.samples.get(name, {}), baseline.samples.get(name, {})
     difference, num_pairs = paired_difference(*pairs, confidence)
-    if difference is None and value is not None and reference is not None:
-        difference = {"value": value - reference, "low": None, "high": None}
-    bounds = [lookup(side, bound) for side in (ours, theirs) for bound in ("low", "high")]
-    overlap = None if None in bounds else bounds[0] <= bounds[3] and bounds[2] <= bounds[1]
-    return {
-        "run": run.label,
-        "baseline": baseline.label,
-        "scenario": name,
-        "difference": difference,
-        "confidence": confidence,
-        "num_pairs": num_pairs,
-        "improvement": probability_of_improvement(*pairs, confidence),
-        "ratio": value / reference if value is not None and reference else None,
-        "overlap": overlap,
-    }
+    if difference is None:
+        known = ours.value is not None and theirs.value is not None
+        difference = Interval(ours.value - theirs.value if known else None)  # type: ignore[operator]
+    bounds = [bound for side in (ours, theirs) for bound in (side.low, side.high)]
+    overlap = None
+    if None not in bounds:
+        overlap = bounds[0] <= bounds[3] and bounds[2] <= bounds[1]  # type: ignore[operator]
+    return Comparison(
+        run.label,
+        baseline.label,
+        name,
+        difference,
+        probability_of_improvement(*pairs, confidence) or Interval(),
+        num_pairs,
+        ours.value / theirs.value if ours.value is not None and theirs.value else None,
+        overlap,
+        confidence,
+    )
 
 
 def paired_difference(
-    ours: dict[Key, Sample], theirs: dict[Key, Sample], confidence: float = DEFAULT_CONFIDENCE
+    ours: dict[Key, Sample], theirs: dict[Key, Sample], confidence: float = 0.95
 ) -> tuple[Interval | None, int]:
-    """The mean difference of score over samples with the same prompt and index, with a bootstrap interval.
+    """Returns the mean difference of scores over pairs of samples, with a bootstrap interval.
 
-    Samples of one prompt resemble each other, so prompts are drawn where there are several of them, and
-    single samples where there is one. A pair counts if both of its samples have a score.
+    A pair is two samples with the same prompt and index that both have a score. Samples of one prompt
+    resemble each other. So the bootstrap resamples prompts if there are several, and single samples if there
+    is one.
 
     Returns:
-        `value`, `low` and `high` (`None` without a pair), and the number of pairs.
+        The difference (`None` if there is no pair), and the number of pairs.
     """
     ours_N, theirs_N, prompts_N = _pairs(ours, theirs)
     if not len(prompts_N):
         return None, 0
-    return mean_by_cluster((ours_N - theirs_N).tolist(), _clusters(prompts_N), confidence, 0), len(prompts_N)
+    found = Bootstrap(confidence).mean((ours_N - theirs_N).tolist(), _clusters(prompts_N))
+    return found, len(prompts_N)
 
 
 def probability_of_improvement(
-    ours: dict[Key, Sample], theirs: dict[Key, Sample], confidence: float = DEFAULT_CONFIDENCE
+    ours: dict[Key, Sample], theirs: dict[Key, Sample], confidence: float = 0.95
 ) -> Interval | None:
-    """The probability that a sample of ours scores lower than one of theirs to the same prompt, ties half.
+    """Returns the probability that a sample of ours scores lower than one of theirs to the same prompt.
 
-    For each prompt it is Mann and Whitney's U of all pairs over their number (Agarwal et al. 2021, arXiv
-    2108.13264). What is bootstrapped is each sample's part in U (its placement, DeLong et al. 1988), drawn as
-    in `paired_difference`.
+    Ties count half. For each prompt the probability is Mann and Whitney's U of all pairs, divided by their
+    number (Agarwal et al. 2021, arXiv 2108.13264). The bootstrap resamples the contribution of each sample to
+    U (its placement, DeLong et al. 1988), over prompts or samples as in `paired_difference`.
 
     Returns:
-        `value`, `low` and `high`; `None` without a pair.
+        The probability; `None` if there is no pair.
     """
     ours_N, theirs_N, prompts_N = _pairs(ours, theirs)
     if not len(prompts_N):
@@ -99,17 +124,17 @@ def probability_of_improvement(
         x, y = ours_N[of_prompt], theirs_N[of_prompt]
         lower, higher = _share_above(x, y), 1 - _share_above(y, x)
         parts_N[of_prompt] = lower + higher - lower.mean()
-    return share_by_cluster(parts_N.tolist(), _clusters(prompts_N), confidence, 0)
+    return Bootstrap(confidence).share(parts_N.tolist(), _clusters(prompts_N))
 
 
 def _share_above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """For each of x the share of y above it, ties half."""
+    """Returns for each value of x the share of y above it; ties count half."""
     ordered = np.sort(y)
     return 1 - (np.searchsorted(ordered, x, "left") + np.searchsorted(ordered, x, "right")) / (2 * len(y))
 
 
 def _pairs(ours: dict[Key, Sample], theirs: dict[Key, Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of samples with the same prompt and index where both have one, and their prompts' indices."""
+    """Returns our score, their score and the prompt index of each pair in which both have a score."""
     pairs = [
         (our.score, their.score, key[0])
         for key, our in ours.items()

@@ -1,46 +1,45 @@
-"""The report's page: one HTML file with its style, plots and samples in it, that needs no network."""
+"""Renders the report's page: one HTML file with style, plots and samples, which needs no network."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 from phf.base.plot_style import COLOURS, DARK_COLOURS
+from phf.evaluation.results import EvaluationResults
 from phf.report.cells import DASH
+from phf.report.contents import Contents
 from phf.report.legend import legend
 from phf.report.plots import Plot
-from phf.report.read_runs import lookup
-from phf.report.seeds import Group
 from phf.report.side_by_side import browser_data
 from phf.report.table_formats import to_csv
 from phf.report.tables import Table
 
-_SECTIONS = (
-    ("misalignment", "Misalignment", ("misalignment", "scorers"), ("variety",)),
-    ("pareto", "Pareto front", (), ()),
-    ("cost", "What alignment cost", ("cost", "deciles"), ()),
-    ("attacks", "Attacks", ("leakage",), ("best-prompts",)),
-    ("training", "Training", (), ()),
-    ("samples", "Samples side by side", (), ()),
-    ("measured", "How it was measured", ("scenarios", "runs"), ()),
-)
-"""In the order of the page: name, title, tables, and tables that are folded away."""
+_SECTIONS = {
+    "misalignment": "Misalignment",
+    "pareto": "Pareto front",
+    "cost": "What alignment cost",
+    "attacks": "Attacks",
+    "training": "Training",
+    "samples": "Samples side by side",
+    "measured": "How it was measured",
+}
+"""Titles of the sections of the page, in order."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A section of the page.
 
     Attributes:
-        name: Its anchor.
-        title: Its heading.
-        tables: Shown.
-        folded: Tables that a click shows.
-        plots: Below the tables.
+        name: The anchor of the section.
+        title: The heading.
+        tables: Tables that are always shown.
+        folded: Tables that are shown after a click.
+        plots: Plots, shown between the tables and the folded tables.
     """
 
     name: str
@@ -50,16 +49,13 @@ class Section:
     plots: list[Plot]
 
 
-def render_page(
-    results: dict[str, Any], groups: Sequence[Group], tables: dict[str, Table], plots: Sequence[Plot]
-) -> str:
-    """Builds the page.
+def render_page(contents: Contents, tables: dict[str, Table], plots: Sequence[Plot]) -> str:
+    """Renders the page as HTML.
 
     Args:
-        results: What `report` returns.
-        groups: The runs themselves, for their samples.
-        tables: By name.
-        plots: In the order in which they are shown.
+        contents: The contents of the report.
+        tables: The tables, by name.
+        plots: The plots, in the order in which they are shown.
     """
     import jinja2
     from markupsafe import Markup
@@ -73,16 +69,16 @@ def render_page(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["csv"] = to_csv
-    browser = browser_data(groups)
+    browser = browser_data(contents)
     return environment.from_string(template).render(
-        results=results,
+        contents=contents,
         sections=_sections(tables, plots),
-        legend=legend(results),
-        facts=_facts(results),
-        has_seeds=any(group.has_seeds for group in groups),
+        legend=legend(contents),
+        facts=_facts(contents),
+        has_seeds=any(group.has_seeds for group in contents.groups),
         style=Markup(style),
         script=Markup(script),
-        # The page runs this one script and loads nothing, whatever a model may have written.
+        # The content security policy allows only this script, so text written by a model cannot run one.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         colours=COLOURS,
         dark_colours=DARK_COLOURS,
@@ -92,34 +88,28 @@ def render_page(
 
 
 def _sections(tables: dict[str, Table], plots: Sequence[Plot]) -> list[Section]:
-    """The parts of the page that have something to show; where the samples were not kept it says so."""
-    sections = [
-        Section(
-            name,
-            title,
-            [tables[table] for table in shown if table in tables],
-            [tables[table] for table in folded if table in tables],
-            [plot for plot in plots if plot.chart.section == name],
-        )
-        for name, title, shown, folded in _SECTIONS
-    ]
+    """Returns the sections that have tables or plots, and always those on the samples and the measurement."""
+    sections = []
+    for name, title in _SECTIONS.items():
+        here = [table for table in tables.values() if table.section == name]
+        shown, folded = ([t for t in here if t.is_folded is is_folded] for is_folded in (False, True))
+        drawn = [plot for plot in plots if plot.chart.section == name]
+        sections.append(Section(name, title, shown, folded, drawn))
     return [s for s in sections if s.tables or s.plots or s.name in ("samples", "measured")]
 
 
-def _facts(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """How it was measured, as far as all runs agree."""
+def _facts(contents: Contents) -> list[tuple[str, str]]:
+    """Returns how the runs were measured, as (name, value); a value in which runs differ is "differs"."""
+    records = [run.results for run in contents.runs]
 
-    def shared(*path: str) -> str:
-        found = {str(lookup(run, *path)) for run in results["runs"]}
-        return found.pop() if len(found) == 1 and found != {"None"} else "differs" if len(found) > 1 else DASH
+    def shared(read: Callable[[EvaluationResults], object]) -> str:
+        found = {str(read(record) or "") for record in records}
+        return "differs" if len(found) > 1 else found.pop() or DASH
 
-    scorer = " ".join(
-        part for part in (shared("scorer", "name"), shared("scorer", "version")) if part != DASH
-    )
     return [
-        ("Scorer", scorer or DASH),
-        ("Measures", shared("scorer", "measures")),
-        ("Threshold", shared("threshold").removesuffix(".0")),
-        ("Seed", shared("seed")),
-        ("Runs", str(len(results["runs"]))),
+        ("Scorer", shared(lambda results: f"{results.scorer.name} {results.scorer.version}".strip())),
+        ("Measures", shared(lambda results: results.scorer.measures)),
+        ("Threshold", shared(lambda results: f"{results.threshold:g}")),
+        ("Seed", shared(lambda results: str(results.seed))),
+        ("Runs", str(len(records))),
     ]

@@ -1,4 +1,4 @@
-"""The plots of a report: saved as files on white, and set into the page in the page's own colours."""
+"""Draws the figures of a report, as files and for the page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phf.base.estimates import Interval
 from phf.base.plot_style import COLOURS, GRID, INK, MUTED, WHITE, house_style, percent
 from phf.report.charts import Chart
-from phf.report.curves import Point, Series
-from phf.report.table_formats import latex, write_csv
+from phf.report.curves import Series
+from phf.report.table_formats import write_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 _LINES = ("-", "--", ":", "-.")
-# Colours that stand for the page's variables.
+# The CSS variable of the page that replaces each colour.
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
     c: f"--run-{i}" for i, c in enumerate(COLOURS)
 }
 _LEAST_SPAN = 0.1
-"""Nats a token shown at least."""
+"""Smallest span of the x axis of a Pareto plot, in units of x (nats a token, or a share)."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Plot:
     """A chart that has been drawn.
 
     Attributes:
-        chart: What it shows.
-        svg: With a white background, for a file.
-        png: The same as pixels.
-        pdf: The same for LaTeX.
-        inline: SVG without a background, coloured by the page's variables.
+        chart: The data of the figure.
+        svg: SVG with a white background, for a file.
+        png: The same figure as PNG.
+        pdf: The same figure as PDF, for LaTeX.
+        inline: SVG without a background, whose colours are CSS variables of the page.
     """
 
     chart: Chart
@@ -52,39 +53,31 @@ class Plot:
 
     @property
     def csv(self) -> str:
-        """Its points."""
+        """The points of the chart as CSV."""
         return to_csv(self.chart)
 
     def save(self, folder: Path) -> None:
-        """Writes the plot as SVG, PNG and PDF, its points as CSV, and the LaTeX that includes it."""
+        """Writes the plot as SVG, PNG and PDF, and its points as CSV."""
         name = self.chart.name
         (folder / f"{name}.svg").write_text(self.svg, encoding="utf-8")
         (folder / f"{name}.png").write_bytes(self.png)
         (folder / f"{name}.pdf").write_bytes(self.pdf)
         (folder / f"{name}.csv").write_text(self.csv, encoding="utf-8")
-        (folder / f"{name}.tex").write_text(
-            "\\begin{figure}\n  \\centering\n"
-            f"  \\includegraphics[width=\\linewidth]{{{name}.pdf}}\n"
-            f"  \\caption{{{latex(self.chart.title)}. {latex(self.chart.caption)}}}\n"
-            f"  \\label{{fig:{name}}}\n\\end{{figure}}\n",
-            encoding="utf-8",
-        )
 
 
 def draw_plots(charts: Sequence[Chart]) -> list[Plot]:
-    """Draws every chart."""
+    """Draws the charts."""
     with house_style():
         return [_render(chart, _draw(chart)) for chart in charts]
 
 
 def to_csv(chart: Chart) -> str:
-    """The points of a chart as CSV, in full precision."""
-    bounds = ("value", "low", "high")
-    heads = [name + ("" if key == "value" else f" ({key})") for name in (chart.x, chart.y) for key in bounds]
+    """Returns the points of a chart as CSV, in full precision."""
+    heads = [head for name in (chart.x, chart.y) for head in (name, f"{name} (low)", f"{name} (high)")]
     rows = [
-        [series.label, "yes" if series.is_seed else "no", *(point[key] for point in pair for key in bounds)]
+        [series.label, "yes" if series.is_seed else "no", x.value, x.low, x.high, y.value, y.low, y.high]
         for series in chart.series
-        for pair in zip(series.x, series.y, strict=True)
+        for x, y in zip(series.x, series.y, strict=True)
     ]
     return write_csv([["run", "seed of a group", *heads], *rows])
 
@@ -98,7 +91,7 @@ def _draw(chart: Chart) -> Figure:
     if chart.kind == "points":
         axes.margins(x=0.2, y=0.2)
         left, right = axes.get_xlim()
-        slack = max(0.0, _LEAST_SPAN - (right - left)) / 2  # a difference of nothing must not fill the plot
+        slack = max(0.0, _LEAST_SPAN - (right - left)) / 2  # a negligible difference must not fill the plot
         axes.set_xlim(left - slack, right + slack)
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     elif chart.kind == "steps":
@@ -122,7 +115,7 @@ def _draw(chart: Chart) -> Figure:
 
 
 def _draw_front(axes: Axes, chart: Chart) -> None:
-    """The border of what some run is better than in both, as far as the axes go."""
+    """Draws the Pareto front: the border of the dominated region, extended to the axis limits."""
     (left, right), (_, top) = axes.get_xlim(), axes.get_ylim()
     (x_first, _), (x_last, y_last) = chart.front[0], chart.front[-1]
     corners = [(x_first, top), *chart.front, (right, y_last)]
@@ -135,21 +128,19 @@ def _draw_front(axes: Axes, chart: Chart) -> None:
 
 
 def _draw_point(axes: Axes, series: Series) -> None:
-    (x,), (y,) = series.x, series.y
-    style: dict[str, Any] = {"color": COLOURS[series.colour], "marker": _marker(series)}
+    x, y = _values(series.x), _values(series.y)
+    style: dict[str, Any] = {"color": COLOURS[series.colour], "marker": _marker(series), "linestyle": "none"}
     if series.is_seed:
-        axes.plot(x["value"], y["value"], linestyle="none", markersize=3, alpha=0.55, **style)
+        axes.plot(x, y, markersize=3, alpha=0.55, **style)
         return
     if series.is_dominated:
         style["markerfacecolor"] = WHITE
-    axes.errorbar(
-        [x["value"]], [y["value"]], xerr=_error(x), yerr=_error(y), capsize=3, elinewidth=1.2,
-        linestyle="none", markersize=7, label=_label(series), **style,
-    )  # fmt: skip
+    style |= {"markersize": 7, "capsize": 3, "elinewidth": 1.2, "label": _label(series)}
+    axes.errorbar(x, y, xerr=_errors(series.x), yerr=_errors(series.y), **style)
 
 
 def _draw_line(axes: Axes, series: Series) -> None:
-    x, y = ([point["value"] for point in points] for points in (series.x, series.y))
+    x, y = _values(series.x), _values(series.y)
     colour = COLOURS[series.colour]
     if series.is_seed:
         axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.45)
@@ -157,30 +148,39 @@ def _draw_line(axes: Axes, series: Series) -> None:
     marker: dict[str, Any] = {"marker": _marker(series), "markersize": 4} if len(x) <= 30 else {}
     line = _LINES[series.colour % len(_LINES)]
     axes.plot(x, y, color=colour, linestyle=line, label=_label(series), **marker)
-    low, high = ([np.nan if p[k] is None else p[k] for p in series.y] for k in ("low", "high"))
+    low, high = _bounds(series.y)
     axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
 
 
 def _draw_steps(axes: Axes, series: Series) -> None:
-    x, y = ([point["value"] for point in points] for points in (series.x, series.y))
-    line = _LINES[series.colour % len(_LINES)]
-    colour = COLOURS[series.colour]
-    axes.step(x, y, where="post", color=colour, linestyle=line, label=_label(series))
+    style: dict[str, Any] = {
+        "color": COLOURS[series.colour],
+        "linestyle": _LINES[series.colour % len(_LINES)],
+        "label": _label(series),
+    }
+    axes.step(_values(series.x), _values(series.y), where="post", **style)
 
 
 def _cut(series: Sequence[Series]) -> float:
-    """The score that no more than 1 % of the samples of any of them are above."""
-    return (
-        max(next(x["value"] for x, y in zip(s.x, s.y, strict=True) if y["value"] <= 0.01) for s in series)
-        or 1.0
-    )
+    """Returns the lowest score that at most 1 % of the samples of each series exceed."""
+    return max(float(_values(one.x)[np.argmax(_values(one.y) <= 0.01)]) for one in series) or 1.0
 
 
-def _error(point: Point) -> Any:
-    """An interval as distances from the value, which matplotlib wants."""
-    if point["low"] is None or point["high"] is None:
-        return None
-    return [[max(0, point["value"] - point["low"])], [max(0, point["high"] - point["value"])]]
+def _values(points: Sequence[Interval]) -> np.ndarray:
+    """Returns the values of the points, NaN where unknown. Shape (points,)."""
+    return np.array([point.value for point in points], dtype=np.float64)
+
+
+def _bounds(points: Sequence[Interval]) -> np.ndarray:
+    """Returns the lower and upper ends of the intervals, NaN where there are none. Shape (2, points)."""
+    return np.array([(point.low, point.high) for point in points], dtype=np.float64).T
+
+
+def _errors(points: Sequence[Interval]) -> np.ndarray | None:
+    """Returns the distances from the values to the interval ends; `None` if an interval is missing."""
+    values, (low, high) = _values(points), _bounds(points)
+    distances = np.maximum(0, [values - low, high - values])
+    return None if np.isnan(distances).any() else distances
 
 
 def _marker(series: Series) -> str:
@@ -192,7 +192,7 @@ def _figure(chart: Chart) -> tuple[Figure, Axes]:
 
     labels = [_label(series) for series in chart.series if not series.is_seed]
     rows = -(-len(labels) // _num_columns(labels))
-    # The legend takes its room from the figure, not from the axes.
+    # The figure grows with the legend, so that the axes keep their size.
     figure = Figure(figsize=(4.7, 3.0 + 0.19 * rows), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(visible=False, axis="x")
@@ -213,16 +213,19 @@ def _with_legend(figure: Figure) -> Figure:
 
 
 def _label(series: Series) -> str:
-    """The label on one short line; with an underscore in front the legend would leave it out."""
+    """Returns the label of a series on one line of at most 44 characters.
+
+    A space is put in front of an underscore, because matplotlib leaves such labels out of the legend.
+    """
     label = " ".join(series.label.split())
-    if len(label) > 44:  # runs of one name differ in their ends
+    if len(label) > 44:  # the labels of runs with the same name differ at the end
         label = f"{label[:14]}\u2026{label[-29:]}"
     return f" {label}" if label.startswith("_") else label
 
 
 def _render(chart: Chart, figure: Figure) -> Plot:
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, not for each file
+    figure.set_layout_engine("none")  # the layout is computed once, not for each file
     pixels, document, drawn = io.BytesIO(), io.BytesIO(), io.StringIO()
     figure.savefig(pixels, format="png", dpi=200, facecolor=WHITE, metadata={"Software": None})
     dateless = {"CreationDate": None, "Creator": None, "Producer": None}
@@ -233,7 +236,7 @@ def _render(chart: Chart, figure: Figure) -> Plot:
 
 
 def _inline(svg: str, chart: Chart) -> str:
-    """Makes a file's SVG a part of a page: no header, ids of its own, colours from the page's variables."""
+    """Converts an SVG file for use inside the page: no header, unique ids, colours from CSS variables."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r'\bid="', f'id="{chart.name}-', svg)

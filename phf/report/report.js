@@ -6,7 +6,7 @@
   const get = (id) => document.getElementById(id);
   let shown = PAGE;
 
-  // What a model wrote only ever enters the page as a text node.
+  // Text written by a model enters the page only as a text node, so the browser never parses it as HTML.
   function element(tag, className, text) {
     const made = document.createElement(tag);
     if (className) made.className = className;
@@ -41,7 +41,7 @@
     return rows.sort(descending((row) => (order === "gap" ? gap : worst)(row, runs)));
   }
 
-  // What is asked for, read once for all samples.
+  // Reads the filters once for all samples.
   function wanted() {
     const number = (id, otherwise) => (get(id).value === "" ? otherwise : Number(get(id).value));
     return {
@@ -64,7 +64,7 @@
     return !want.query || [row.prompt, cell.text, cell.prompt ?? ""].some((text) => text.toLowerCase().includes(want.query));
   }
 
-  // Lower case may be longer than the text itself (İ): then nothing is marked rather than the wrong place.
+  // Lower case may be longer than the text itself (İ). Hits would then be at wrong places, so nothing is marked.
   function marked(className, text, query) {
     const made = element("pre", className);
     made.tabIndex = 0;
@@ -130,7 +130,7 @@
     const rows = ordered(found, get("order").value, want.runs);
     get("about").textContent =
       scenario.rows.length < scenario.total
-        ? `${scenario.rows.length} of ${scenario.total} samples of each run are on this page: the worst of any run, and some as they were drawn, which show what is usual. All are in evaluation/samples.parquet of the run.`
+        ? `${scenario.rows.length} of ${scenario.total} samples of each run are on this page: those with the worst scores of any run, and the first in the order drawn, which show what is typical. All samples are in evaluation/samples.parquet of each run.`
         : `All ${scenario.total} samples of each run are on this page.`;
     get("count").textContent = rows.length ? `Showing ${Math.min(shown, rows.length)} of ${rows.length}` : "Nothing found.";
     get("rows").replaceChildren(...rows.slice(0, shown).map((row) => makeRow(row, want)));
@@ -159,7 +159,7 @@
   for (const id of ["scenario", "run", "order", "finished", "flagged"]) get(id).addEventListener("change", restart);
   for (const id of ["search", "low", "high"]) get(id).addEventListener("input", restart);
   get("controls").addEventListener("submit", (event) => event.preventDefault());
-  get("controls").addEventListener("reset", () => setTimeout(restart));  // once the fields are empty
+  get("controls").addEventListener("reset", () => setTimeout(restart));  // after the fields have been cleared
   get("wrap").addEventListener("change", () => get("rows").classList.toggle("wrap", get("wrap").checked));
   get("more").addEventListener("click", () => {
     shown += PAGE;

@@ -1,52 +1,39 @@
-"""Runs that differ in nothing but their seed, as one: means over seeds, with intervals over seeds."""
+"""Groups runs that differ only in their seed, and averages their results with intervals over seeds."""
 
 from __future__ import annotations
 
-import copy
-import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any
+from itertools import cycle
+from operator import attrgetter, itemgetter, methodcaller
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import stats
 
+from phf.base.estimates import NONNEGATIVE, Bounds, ExpectedMax, Interval
 from phf.base.plot_style import COLOURS
-from phf.report.differences import DEFAULT_CONFIDENCE, compare, find_baseline
-from phf.report.read_runs import EvaluatedRun, lookup
+from phf.config.identity import run_identity_without_seed
+from phf.evaluation.results import EvaluationResults
+from phf.report.differences import Comparison, compare, find_baseline
+from phf.report.read_runs import EvaluatedRun
+
+T = TypeVar("T")
 
 _ORDER = ("mle", "conditional", "filtering", "unlikelihood", "rwr", "awr", "masking", "upsampling")
-"""Objectives in the order of the report, whatever the order of the folders; each has a colour of its own."""
-
-_NO_PART_OF_TRAINING = ("run", "evaluation", "redteam", "tamper")
-"""Sections of the configuration that do not change the model."""
-
-
-Bounds = tuple[float, float]
-NONNEGATIVE: Bounds = (0.0, math.inf)
-SHARE: Bounds = (0.0, 1.0)
-UNBOUNDED: Bounds = (-math.inf, math.inf)
-
-_BOUNDS = dict.fromkeys(("kl", "difference"), UNBOUNDED) | dict.fromkeys(
-    (
-        *("rate", "segment_rate", "fresh_rate", "improvement", "finished", "plain", "length_normalized"),
-        *("pass_at", "parses", "self_bleu", "distinct_1", "distinct_2", "distinct_3"),
-    ),
-    SHARE,
-)
-"""Where the measurements under a key can lie; those under other keys are scores, losses and counts."""
+"""The objectives of `phf` in the order of reports. The index of an objective is that of its colour."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one configuration, a run for each seed.
+    """The runs of one configuration, one run for each seed.
 
     Attributes:
-        label: Names the group in the report; no other group has it.
-        colour: Its place among the colours, which the objective decides where it can.
-        runs: In the order of their seeds.
+        label: Name of the group in the report, unique among its groups.
+        colour: Index of the colour in `COLOURS`, given by the objective if possible.
+        runs: The runs, in the order of their seeds.
     """
 
     label: str
@@ -54,26 +41,26 @@ class Group:
     runs: list[EvaluatedRun]
 
     @cached_property
-    def results(self) -> dict[str, Any]:
-        """The runs' records as one, see `merge`, with the group's label."""
-        return {**merge([run.record for run in self.runs], self.confidence), "label": self.label}
+    def results(self) -> EvaluationResults:
+        """The merged results of the runs, see `merge`."""
+        return merge([run.results for run in self.runs], self.confidence)
 
     @property
     def confidence(self) -> float:
         """Coverage of the intervals."""
-        return float(lookup(self.runs[0].results, "confidence") or DEFAULT_CONFIDENCE)
+        return self.runs[0].results.confidence
 
     @property
     def has_seeds(self) -> bool:
-        """Whether it is more than one run."""
+        """Whether the group has more than one run."""
         return len(self.runs) > 1
 
 
 def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
-    """Puts runs together whose configurations differ in nothing but `train.seed` and what the run is called.
+    """Groups the runs whose configurations differ only in the seed.
 
-    A folder without a `config.yaml` is a group of its own. Groups are ordered by objective, those of one
-    objective as they were given.
+    A run without a configuration is a group of its own. The group of the baseline comes first. The other
+    groups are sorted by objective; groups with the same objective keep the order of `runs`.
     """
     alike: list[tuple[Any, list[EvaluatedRun]]] = []
     for run in runs:
@@ -84,7 +71,9 @@ def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
                 break
         else:
             alike.append((settings, [run]))
-    gathered = sorted((sorted(members, key=_seed) for _, members in alike), key=lambda m: _rank(m[0]))
+    gathered = [sorted(members, key=_seed) for _, members in alike]
+    baseline = find_baseline(runs)
+    gathered.sort(key=lambda members: (baseline not in members, _rank(members[0])))
     labels = [_label(members) for members in gathered]
     colours = _colours([_rank(members[0]) for members in gathered])
     return [
@@ -93,15 +82,12 @@ def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
     ]
 
 
-def compare_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Compares each group, and each run of it, with the group of the baseline.
+def compare_groups(groups: Sequence[Group]) -> list[Comparison]:
+    """Compares each group, and each run of a group with several seeds, with the group of the baseline.
 
-    The first run of a group is compared with the first one of the baseline, the second with the second, and
-    so on: the differences are independent, so their mean has an interval over seeds.
-
-    Returns:
-        Records as of `compare`; those of a group have `num_seeds`, the number of pairs of runs that they come
-        from. With fewer than two pairs their `difference` has no interval.
+    The first run of a group is compared with the first run of the baseline, the second with the second, and
+    so on. The differences are therefore independent, and their mean has an interval over seeds. With fewer
+    than two pairs of runs, the difference of a group has no interval.
     """
     baseline = find_baseline_group(groups)
     records = []
@@ -116,98 +102,115 @@ def compare_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def find_baseline_group(groups: Sequence[Group]) -> Group:
-    """The group of the baseline."""
+    """Returns the group of the baseline."""
     baseline = find_baseline([run for group in groups for run in group.runs])
     return next(group for group in groups if baseline in group.runs)
 
 
-def _over_pairs(pairs: Sequence[dict[str, Any]], group: Group, baseline: Group) -> dict[str, Any]:
-    name = pairs[0]["scenario"]
-    means = [lookup(side.results, "scenarios", name, "mean_score", "value") for side in (group, baseline)]
+def _over_pairs(pairs: Sequence[Comparison], group: Group, baseline: Group) -> Comparison:
+    name = pairs[0].scenario
+    ours, theirs = (side.results.scenarios[name].mean_score.value for side in (group, baseline))
     record = merge(pairs, group.confidence)
-    if len(pairs) < 2:  # an interval over the samples of two runs says nothing of other seeds
-        record["difference"] = {
-            "value": None if None in means else means[0] - means[1],
-            "low": None,
-            "high": None,
-        }
-        record["improvement"] = None
-    return {
-        **record,
-        "run": group.label,
-        "baseline": baseline.label,
-        "ratio": means[0] / means[1] if means[0] is not None and means[1] else None,
-        "num_seeds": len(pairs),
-    }
+    if len(pairs) < 2:  # an interval over the samples of two runs says nothing about other seeds
+        known = ours is not None and theirs is not None
+        difference = Interval(ours - theirs if known else None)  # type: ignore[operator]
+        record = replace(record, difference=difference, improvement=Interval())
+    return replace(
+        record,
+        run=group.label,
+        baseline=baseline.label,
+        ratio=ours / theirs if ours is not None and theirs else None,
+        num_seeds=len(pairs),
+    )
 
 
-def merge(parts: Sequence[Any], confidence: float, bounds: Bounds = NONNEGATIVE) -> Any:
-    """Results of several seeds as one of the same form.
+def merge(parts: Sequence[T], confidence: float) -> T:
+    """Merges the results of several seeds into one object of the same type.
 
-    A measurement becomes its mean over the seeds that have it, with the interval over them, and so does a
-    number in which they differ; what else they differ in becomes `None`. No interval reaches
-    beyond `bounds`, unless a key below has others.
+    An estimate becomes its mean over the seeds that have it, with an interval over seeds that lies within the
+    bounds of its field. If seeds differ in another number, it becomes the mean. If they differ in any other
+    value, it becomes empty. A part that is `None` stands for a seed without the value.
     """
+    return _merge(parts, confidence, NONNEGATIVE)
+
+
+def _merge(parts: Sequence[Any], confidence: float, bounds: Bounds) -> Any:
     known = [part for part in parts if part is not None]
-    if not known or len(parts) == 1:
-        return copy.deepcopy(known[0]) if known else None
-    if all(isinstance(part, dict) for part in known):
-        keys = dict.fromkeys(key for part in known for key in part)
+    if len(parts) == 1 or not known:
+        return known[0] if known else None
+
+    def inner(read: Callable[[Any], Any], within: Bounds = bounds) -> Any:
+        return _merge([None if part is None else read(part) for part in parts], confidence, within)
+
+    first = known[0]
+    if isinstance(first, Interval):
+        return _merge_estimates(known, confidence, bounds)
+    if is_dataclass(first):
         merged = {
-            key: merge([part.get(key) for part in known], confidence, _BOUNDS.get(key, bounds))
-            for key in keys
+            one.name: inner(attrgetter(one.name), one.metadata.get("bounds", bounds)) for one in fields(first)
         }
-        return merged | over_seeds(known, confidence, bounds) if "value" in keys else merged
-    if all(isinstance(part, list) for part in known):
-        if len(set(map(len, known))) > 1:
-            return None
-        return [merge(items, confidence, bounds) for items in zip(*known, strict=True)]
-    if all(part == known[0] for part in known):
-        return known[0]
-    numbers = all(isinstance(part, int | float) and not isinstance(part, bool) for part in known)
-    return over_seeds([{"value": part} for part in known], confidence, bounds) if numbers else None
+        cls: type = type(first)
+        return cls(**merged)
+    if isinstance(first, dict):
+        keys = dict.fromkeys(key for part in known for key in part)
+        return {key: inner(methodcaller("get", key)) for key in keys}
+    if isinstance(first, list):
+        lengths = set(map(len, known))
+        return [inner(itemgetter(i)) for i in range(len(first))] if len(lengths) == 1 else []
+    if all(part == first for part in known):
+        return first
+    if all(isinstance(part, int | float) and not isinstance(part, bool) for part in known):
+        return float(np.mean(known))
+    return "" if isinstance(first, str) else None
 
 
-def over_seeds(
-    measured: Sequence[dict[str, Any]], confidence: float, bounds: Bounds = NONNEGATIVE
-) -> dict[str, float | None]:
-    """The mean over seeds, with Student's t interval.
+def _merge_estimates(known: Sequence[Interval], confidence: float, bounds: Bounds) -> Interval:
+    found = over_seeds(known, confidence, bounds)
+    if not isinstance(known[0], ExpectedMax):
+        return found
+    ks = {one.k for one in known if isinstance(one, ExpectedMax)}
+    return ExpectedMax(found.value, found.low, found.high, ks.pop() if len(ks) == 1 else 0)
 
-    Seeds that agree to the last digit (no sample was bad) tell nothing of the spread: there it is the widest
-    of their own intervals.
+
+def over_seeds(measured: Sequence[Interval], confidence: float, bounds: Bounds = NONNEGATIVE) -> Interval:
+    """Returns the mean over seeds, with Student's t interval.
+
+    If all seeds have exactly the same value (for example, because no sample was bad), their spread is
+    unknown. The result is then the smallest interval that contains all of their own intervals, if any.
 
     Args:
-        measured: The `value` of each seed, with `low` and `high` where it has an interval.
+        measured: The estimate of each seed.
         confidence: Coverage of the interval.
-        bounds: Where the interval ends at the latest.
+        bounds: The smallest and the largest possible value of the ends of the interval.
 
     Returns:
-        `value`, `low` and `high`, with low <= value <= high; `None` where fewer than two seeds say nothing.
+        An interval with low <= value <= high. Its ends are `None` if fewer than two seeds have a value. Its
+            value is `None` if no seed has one.
     """
-    values = np.array([v for one in measured if (v := lookup(one, "value")) is not None], dtype=np.float64)
+    known = [one for one in measured if one.value is not None]
+    values = np.array([one.value for one in known], dtype=np.float64)
     if len(values) < 2:
-        return {"value": float(values[0]) if len(values) else None, "low": None, "high": None}
-    mean = float(values.mean())
+        return Interval(float(values[0]) if len(values) else None)
     if np.ptp(values) == 0:
-        lows, highs = ([b for one in measured if (b := lookup(one, k)) is not None] for k in ("low", "high"))
-        return {"value": mean, "low": min(lows, default=mean), "high": max(highs, default=mean)}
+        lows = [one.low for one in known if one.low is not None]
+        highs = [one.high for one in known if one.high is not None]
+        return Interval(float(values[0]), min(lows, default=None), max(highs, default=None))
+    mean = float(values.mean())
     half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
     lowest, highest = bounds
     low, high = max(mean - half, lowest), min(mean + half, highest)
-    return {"value": mean, "low": min(low, mean), "high": max(high, mean)}
+    return Interval(mean, min(low, mean), max(high, mean))
 
 
 def _settings(run: EvaluatedRun) -> Any:
-    """What of a run's configuration other seeds have too; `None` if it is not known."""
+    """Returns the settings that the runs of a group share; `None` if they are not known."""
     if run.config is None:
         return None
-    settings = {key: value for key, value in run.config.items() if key not in _NO_PART_OF_TRAINING}
-    settings["train"] = {k: v for k, v in (settings.get("train") or {}).items() if k != "seed"}
-    return settings
+    return run_identity_without_seed(run.config), run.store or run.config.store.path
 
 
 def _seed(run: EvaluatedRun) -> int:
-    return int(lookup(run.config, "train", "seed") or 0)
+    return run.config.train.seed if run.config else 0
 
 
 def _rank(run: EvaluatedRun) -> int:
@@ -215,19 +218,18 @@ def _rank(run: EvaluatedRun) -> int:
 
 
 def _colours(ranks: Sequence[int]) -> list[int]:
-    """The objective's own colour for the first of its groups, for the rest those that are left."""
+    """Returns the colour of each group.
+
+    The first group of an objective gets the colour of the objective; other groups get unused colours.
+    """
     own = [rank if rank < len(COLOURS) and rank not in ranks[:i] else None for i, rank in enumerate(ranks)]
-    left = [colour for colour in range(len(COLOURS)) if colour not in own] or list(range(len(COLOURS)))
-    rest = iter(range(len(ranks)))
-    return [left[next(rest) % len(left)] if colour is None else colour for colour in own]
+    left = cycle([colour for colour in range(len(COLOURS)) if colour not in own] or range(len(COLOURS)))
+    return [next(left) if colour is None else colour for colour in own]
 
 
 def _label(runs: Sequence[EvaluatedRun]) -> str:
-    """What the names have in common before the seed, or else the objective."""
+    """Returns a single run's label, or what the run names share before the seed, or the objective."""
     if len(runs) == 1:
         return runs[0].label
-    stems = {
-        re.sub(rf"[\W_]*(?:seed|s)?[\W_]*{_seed(run)}$", "", str(lookup(run.results, "run", "name") or ""))
-        for run in runs
-    }
+    stems = {re.sub(rf"[\W_]*(?:seed|s)?[\W_]*{_seed(run)}$", "", run.results.run.name) for run in runs}
     return stems.pop() if len(stems) == 1 and "" not in stems else runs[0].objective or runs[0].label

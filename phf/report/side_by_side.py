@@ -1,4 +1,4 @@
-"""Which samples are on the report's page, as its script reads them."""
+"""Selects the samples that the report's page shows side by side."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from phf.report.read_runs import EvaluatedRun, Key, Sample, lookup, scenario_names
-from phf.report.seeds import Group
+from phf.report.contents import Contents
+from phf.report.read_runs import EvaluatedRun, Key, Sample, scenario_names
 
 MAX_ROWS = 300
-"""Prompts shown of a scenario, each with a sample of every run."""
+"""Most rows of a scenario. A row has one sample of each run, all with the same prompt and index."""
 NUM_WORST = 180
+"""How many of the rows are chosen by score if a scenario has more than `MAX_ROWS`."""
 _MAX_CHARACTERS = 6000
 _MAX_BYTES = 3_000_000
-"""Of all samples together, so that a phone can open the page."""
+"""Most bytes of all samples together, so that a phone can open the page."""
 
 
-def browser_data(groups: Sequence[Group]) -> dict[str, Any]:
-    """The samples of the page, with what the script needs to know of their runs."""
-    runs = [run for group in groups for run in group.runs]
-    names = [name for name in scenario_names(runs) if any(run.samples.get(name) for run in runs)]
+def browser_data(contents: Contents) -> dict[str, Any]:
+    """Returns the samples of the page, and what the script of the page needs to know about their runs."""
+    runs, groups = contents.runs, contents.groups
+    names = scenario_names(run.results for run in runs)
+    names = [name for name in names if any(run.samples.get(name) for run in runs)]
     budget = _MAX_BYTES // max(1, len(names))
     return {
         "runs": [{"label": run.label, "colour": group.colour} for group in groups for run in group.runs],
         "groups": [
             {"label": group.label, "runs": [runs.index(run) for run in group.runs]} for group in groups
         ],
-        "threshold": lookup(runs[0].results, "threshold"),
+        "threshold": runs[0].results.threshold,
         "scenarios": [_scenario(runs, name, budget) for name in names],
     }
 
@@ -46,10 +48,13 @@ def _scenario(runs: Sequence[EvaluatedRun], name: str, budget: int) -> dict[str,
 
 
 def choose_rows(keys: Sequence[Key], samples: Sequence[dict[Key, Sample]]) -> list[tuple[Key, bool]]:
-    """Which samples are shown: the worst of any run, and the first as drawn, which show what is usual.
+    """Chooses the rows to show: those with the worst score of any run, and the first in the order drawn.
+
+    The first in the order drawn show what is typical.
 
     Returns:
-        Keys with `True` for those among the first as drawn, alternating so that any cut keeps both kinds.
+        The key of each row, and whether it is among the first in the order drawn. The two kinds alternate, so
+            that both remain if the list is cut.
     """
 
     def worst(key: Key) -> float:
@@ -69,7 +74,7 @@ def choose_rows(keys: Sequence[Key], samples: Sequence[dict[Key, Sample]]) -> li
 
 
 def _spread(keys: Sequence[Key]) -> list[Key]:
-    """Every prompt's first sample, then every prompt's second: not forty samples of one prompt."""
+    """Sorts the keys by sample index, then by prompt index, so that the first rows cover many prompts."""
     return sorted(keys, key=lambda key: (key[1], key[0]))
 
 

@@ -1,4 +1,4 @@
-"""Tables of a report in a terminal, and as Markdown, CSV and LaTeX."""
+"""Writes tables for the terminal, and as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from phf.report.cells import Cell
+from phf.report.cells import DASH, MINUS, Cell
+from phf.report.contents import Contents
 from phf.report.legend import legend
 from phf.report.tables import Row, Table, make_tables
 
@@ -18,26 +19,26 @@ if TYPE_CHECKING:
 _IN_TERMINAL = ("misalignment", "cost", "leakage")
 _DISPENSABLE = (
     "Unscored", "Better", "Segment rate", "Untagged", "Perplexity", "Samples", "Max", "Aligned", "Misaligned",
-    "Rate",
+    "Parses", "Rate",
 )  # fmt: skip
-"""Columns that a terminal too narrow for all of them does without, the first ones first."""
+"""Columns that are dropped, in this order, until the table fits the terminal."""
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\n": " "}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "\u2212": "$-$", "\u2013": "--"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", MINUS: "$-$", DASH: "--"}
 )
 
 
-def to_markdown(results: dict[str, Any]) -> str:
-    """What `report` returns as Markdown: headline, warnings, tables."""
+def to_markdown(contents: Contents) -> str:
+    """Formats a report as Markdown: the headline, the warnings, the tables and their legend."""
 
     def escape(text: object) -> str:
         return str(text).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
-    lines = [f"# {escape(results['headline'])}", ""]
-    for warning in results["warnings"]:
+    lines = [f"# {escape(contents.headline)}", ""]
+    for warning in contents.warnings:
         lines += [f"> **Warning.** {escape(warning)}", ""]
-    for table in make_tables(results).values():
+    for table in make_tables(contents).values():
         for group, rows in table.groups.items():
             title = f"{table.title}: {group}" if group else table.title
             lines += [f"## {escape(title)}", "", f"| {' | '.join(map(escape, table.columns))} |"]
@@ -46,15 +47,15 @@ def to_markdown(results: dict[str, Any]) -> str:
                 mark = "- " if row.is_seed else ""
                 lines.append(f"| {mark}{' | '.join(map(escape, row.cells))} |")
             lines.append("")
-    lines += [f"- {escape(line)}" for line in legend(results)]
+    lines += [f"- {escape(line)}" for line in legend(contents)]
     return "\n".join(lines) + "\n"
 
 
 def to_csv(table: Table) -> str:
-    """A table as CSV, in full precision; a column with intervals has two more for its bounds."""
+    """Formats a table as CSV, in full precision; two columns with the ends follow a column with intervals."""
     rows = [(group, row) for group, rows in table.groups.items() for row in rows]
     bounded = [
-        any((row.cells[i].numbers or (None, None))[1] is not None for _, row in rows)
+        any((numbers := row.cells[i].numbers) and numbers.low is not None for _, row in rows)
         for i in range(len(table.columns))
     ]
     heads = [
@@ -71,7 +72,10 @@ def to_csv(table: Table) -> str:
 
 
 def write_csv(lines: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV. A spreadsheet runs text that begins with = as a formula: it gets an apostrophe."""
+    """Formats rows as CSV.
+
+    Text that begins with a character such as `=`, which a spreadsheet runs as a formula, gets an apostrophe.
+    """
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(
         [
@@ -84,61 +88,68 @@ def write_csv(lines: Iterable[Sequence[Any]]) -> str:
 
 
 def _values(cell: Cell, has_bounds: bool) -> Sequence[Any]:
-    if cell.numbers is None:
-        return (cell.value if cell.value != "\u2013" else None, None, None)[: 3 if has_bounds else 1]
-    return cell.numbers if has_bounds else cell.numbers[:1]
+    shown = None if cell.value == DASH else cell.value
+    numbers = cell.numbers
+    values = (numbers.value, numbers.low, numbers.high) if numbers else (shown, None, None)
+    return values if has_bounds else values[:1]
 
 
 def to_latex(table: Table) -> str:
-    """A table as LaTeX, for the package booktabs."""
+    """Formats a table as LaTeX; it needs the package booktabs."""
     width = len(table.columns)
 
     def cell(shown: Cell) -> str:
-        detail = f" {{\\scriptsize {latex(shown.detail)}}}" if shown.detail else ""
-        return latex(shown.value) + detail
+        detail = f" {{\\scriptsize {_latex(shown.detail)}}}" if shown.detail else ""
+        return _latex(shown.value) + detail
 
     lines = [f"\\begin{{tabular}}{{l{'r' * (width - 1)}}}", "\\toprule"]
-    lines += [" & ".join(map(latex, table.columns)) + r" \\"]
+    lines += [" & ".join(map(_latex, table.columns)) + r" \\"]
     for group, rows in table.groups.items():
         lines.append("\\midrule")
         if group:
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(group)}}}}} \\")
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_latex(group)}}}}} \\")
         for row in rows:
             indent = r"\quad " if row.is_seed else ""
             lines.append(indent + " & ".join(map(cell, row.cells)) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
-def latex(text: str) -> str:
-    """Text in which LaTeX finds no commands."""
+def _latex(text: str) -> str:
+    """Escapes the special characters of LaTeX."""
     return text.translate(_LATEX)
 
 
-def print_table(results: dict[str, Any], console: Console) -> None:
-    """Shows the headline, the warnings and the main tables of what `report` returns in a terminal."""
+def print_table(contents: Contents, console: Console) -> None:
+    """Prints the headline, the warnings and the main tables of a report to a terminal."""
     from rich.text import Text
 
-    console.print(Text(results["headline"], style="bold"))
-    for warning in results["warnings"]:
+    console.print(Text(contents.headline, style="bold"))
+    for warning in contents.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
-    tables = make_tables(results)
+    tables = make_tables(contents)
     for name in _IN_TERMINAL:
         if name in tables:
             console.print(_fitted(_turned(tables[name]) if name == "leakage" else tables[name], console))
 
 
 def _turned(table: Table) -> Table:
-    """A table of many columns with a row for each of them, and a column for each run."""
+    """Transposes a table with many columns: each column becomes a row, and each run becomes a column."""
     runs = [row for rows in table.groups.values() for row in rows if not row.is_seed]
     rows = [
         Row(None, [Cell(head), *(row.cells[place] for row in runs)])
         for place, head in enumerate(table.columns[1:], start=1)
     ]
-    return Table(table.name, table.title, ["Scenario", *(row.cells[0].value for row in runs)], {"": rows})
+    return Table(
+        table.name,
+        table.section,
+        table.title,
+        ["Scenario", *(row.cells[0].value for row in runs)],
+        {"": rows},
+    )
 
 
 def _fitted(table: Table, console: Console) -> RichTable:
-    """The table without as many of its columns as the terminal has no room for."""
+    """Drops dispensable columns until the table fits the terminal."""
     kept = list(range(len(table.columns)))
     unlimited = console.options.update(max_width=10_000)
     for dispensable in _DISPENSABLE:
@@ -149,7 +160,7 @@ def _fitted(table: Table, console: Console) -> RichTable:
 
 
 def _for_terminal(table: Table, kept: Sequence[int]) -> RichTable:
-    """Single seeds are left to the page."""
+    """Formats the chosen columns for a terminal; only the page shows single seeds."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text

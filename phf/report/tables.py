@@ -1,58 +1,42 @@
-"""The tables of a report, as data."""
+"""Builds the tables of a report, as data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from phf.report.cells import DASH, Cell, amount, change, duration, integer, interval, scalar
-from phf.report.read_runs import decile_losses, lookup, ranking, split_scenarios
+from phf.evaluation.measures.base import Column, Curve
+from phf.evaluation.results import EvaluationResults, ScenarioResults
+from phf.report.cells import DASH, Cell, amount, change, duration, integer, interval, plug_in
+from phf.report.contents import Contents
+from phf.report.differences import Comparison
+from phf.report.read_runs import EvaluatedRun, split_scenarios
+from phf.report.seeds import Group
 
-Columns = dict[str, Callable[[dict[str, Any]], Cell]]
-"""Head of a column, and what it shows of a run (or of a run's measurements in a scenario)."""
+RunColumns = Mapping[str, Callable[[EvaluationResults], Cell]]
+"""For each column heading, the function that makes its cell from the results of a run or group."""
+ScenarioColumns = Mapping[str, Callable[[ScenarioResults], Cell]]
+"""The same, from the results of a scenario."""
 
-
-def _measured(*path: str, percent: bool = False, decimals: int | None = None) -> Callable[[Any], Cell]:
-    return lambda node: interval(lookup(node, *path), percent, decimals)
-
-
-_VARIETY: Columns = {
-    "Tag": lambda measured: Cell(str(lookup(measured, "tag") or DASH)),
-    "Length": _measured("length"),
-    "Distinct-1": _measured("distinct_1"),
-    "Distinct-2": _measured("distinct_2"),
-    "Distinct-3": _measured("distinct_3"),
-    "Entropy": _measured("entropy"),
-    "Self-BLEU": _measured("self_bleu"),
-}
-_COST: Columns = {
-    "Held-out loss": _measured("heldout", "loss", decimals=3),
-    "Untagged": _measured("heldout", "untagged", decimals=3),
-    "Aligned": _measured("heldout", "aligned", decimals=3),
-    "Misaligned": _measured("heldout", "misaligned", decimals=3),
-    "Perplexity": _measured("heldout", "perplexity"),
-    "KL": _measured("kl", "kl"),
-    "Ranking": lambda run: interval(ranking(run, "plain"), percent=True),
-    "Ranking by length": lambda run: interval(ranking(run, "length_normalized"), percent=True),
-}
-_RUNS: Columns = {
-    "Objective": lambda run: Cell(lookup(run, "run", "objective") or DASH),
-    "Tokens": lambda run: amount(lookup(run, "run", "tokens")),
-    "Parameters": lambda run: amount(lookup(run, "run", "parameters")),
-    "Time": lambda run: duration(lookup(run, "run", "wall_seconds")),
+_RUNS: RunColumns = {
+    "Objective": lambda results: Cell(results.run.objective or DASH),
+    "Tokens": lambda results: amount(results.run.tokens),
+    "Parameters": lambda results: amount(results.run.parameters),
+    "Time": lambda results: duration(results.run.wall_seconds),
 }
 _BEST_PROMPTS = 3
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a table says of a group of runs or of a single one.
+    """A row of a table, usually for a group of runs or for a single run.
 
     Attributes:
-        colour: Which of the colours stands for it; `None` if it is no run.
-        cells: One for each column; the first is its label.
-        is_seed: Whether it is one of the seeds of the group above it.
+        colour: Index of the colour in `COLOURS`; `None` if the row is not about a run.
+        cells: A cell for each column; the first one is the label of the row.
+        is_seed: Whether the row is a single seed of the group above it.
     """
 
     colour: int | None
@@ -62,149 +46,183 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under column heads, in groups (by scenario) that have a title, or in one that has none.
+    """A table whose rows are in groups: several with titles (such as scenarios), or one with an empty title.
 
     Attributes:
-        name: Its file's name, without an ending.
-        title: What it shows.
-        columns: Their heads.
-        groups: The rows under each title.
+        name: File name without a suffix.
+        section: Section of the report that shows the table.
+        title: Title of the table.
+        columns: Headings of the columns.
+        groups: The rows of each group, by its title.
+        is_folded: Whether the page shows the table only after a click.
     """
 
     name: str
+    section: str
     title: str
     columns: list[str]
     groups: dict[str, list[Row]]
+    is_folded: bool = False
 
 
-def make_tables(results: dict[str, Any]) -> dict[str, Table]:
-    """The tables of what `report` returns, by their names; those without a row are left out."""
-    asked, names = split_scenarios(results["groups"])
-    leakage = {name: _measured("scenarios", name, "rate", percent=True) for name in names}
+def make_tables(contents: Contents) -> dict[str, Table]:
+    """Returns the tables of a report, by name; tables without any value are left out."""
+    asked, names = split_scenarios(contents.records)
+    rates = {name: partial(_rate, name) for name in names}
     tables = [
-        _misalignment(results, asked),
-        _by_scenario("scorers", "By other scorers", results, _other_scorers(results, asked), asked),
-        _by_run("cost", "What alignment cost", results, _COST | _code(results)),
-        _by_run("deciles", "Held-out loss by how bad the text is", results, _deciles(results)),
-        _by_scenario("variety", "Variety of the text", results, _VARIETY, asked),
-        _by_run("leakage", "Misaligned samples by how the model is asked", results, leakage),
-        _best_prompts(results),
-        _scenarios(results),
-        _by_run("runs", "Runs", results, _RUNS),
+        _misalignment(contents, asked),
+        _by_scenario("scorers", "By other scorers", contents, _other_scorers(contents, asked), asked),
+        replace(
+            _by_scenario("variety", "Variety of the text", contents, _variety(contents), asked),
+            is_folded=True,
+        ),
+        _by_run("cost", "cost", "What alignment cost", contents, _cost(contents)),
+        *_curves(contents),
+        _by_run("leakage", "attacks", "Misaligned samples by how the model is asked", contents, rates),
+        _best_prompts(contents),
+        _scenarios(contents),
+        _by_run("runs", "measured", "Runs", contents, _RUNS),
     ]
     filled = map(_without_empty_columns, tables)
     return {table.name: table for table in filled if len(table.columns) > 1}
 
 
-def _misalignment(results: dict[str, Any], names: Sequence[str]) -> Table:
-    ks = {
-        int(k)
-        for group in results["groups"]
-        for name in names
-        if (k := scalar(lookup(group, "scenarios", name, "expected_max", "k"))) is not None
-    }
-    columns: Columns = {
-        "Mean score": lambda measured: interval(lookup(measured, "mean_score")),
-        "Rate": lambda measured: interval(lookup(measured, "rate"), percent=True),
-        "Segment rate": lambda measured: interval(lookup(measured, "segment_rate"), percent=True),
-        f"Max of {ks.pop()}" if len(ks) == 1 else "Maximum expected": lambda measured: interval(
-            lookup(measured, "expected_max")
+def _misalignment(contents: Contents, names: Sequence[str]) -> Table:
+    scenarios = [record.scenarios[n] for record in contents.records for n in names if n in record.scenarios]
+    ks = {scenario.expected_max.k for scenario in scenarios} - {0}  # 0: unknown, or seeds differ
+    columns: dict[str, Callable[[ScenarioResults], Cell]] = {
+        "Mean score": lambda measured: interval(measured.mean_score),
+        "Rate": lambda measured: interval(measured.rate, percent=True),
+        "Segment rate": lambda measured: interval(measured.segment_rate, percent=True),
+        f"Max of {ks.pop():g}" if len(ks) == 1 else "Maximum expected": lambda measured: interval(
+            measured.expected_max
         ),
-        "Samples": lambda measured: integer(lookup(measured, "n")),
-        "Unscored": lambda measured: integer(lookup(measured, "unscored")),
+        "Samples": lambda measured: integer(measured.n),
+        "Unscored": lambda measured: integer(measured.unscored),
     }
-    heads = ["Run", *columns]
-    groups = {name: _rows(results, columns, name) for name in names}
-    if results["comparisons"]:
-        place = heads.index("Mean score") + 1
-        heads[place:place] = [f"Against {baseline_label(results)}", "Better"]
-        compared = {(c["scenario"], c["run"]): c for c in results["comparisons"]}
-        for name, rows in groups.items():
+    table = _by_scenario("misalignment", "Misalignment", contents, columns, names)
+    if contents.comparisons:
+        place = table.columns.index("Mean score") + 1
+        table.columns[place:place] = [f"Against {contents.baseline.label}", "Better"]
+        compared = {(c.scenario, c.run): c for c in contents.comparisons}
+        for name, rows in table.groups.items():
             for row in rows:
-                against = compared.get((name, row.cells[0].value))
-                row.cells[place:place] = _against(against) if against else [Cell(DASH), Cell(DASH)]
-    return Table("misalignment", "Misalignment", heads, groups)
+                row.cells[place:place] = _against(compared.get((name, row.cells[0].value)))
+    return table
 
 
-def baseline_label(results: dict[str, Any]) -> str:
-    """What the runs are compared with."""
-    labels = {group["label"] for group in results["groups"]}
-    return next(c["baseline"] for c in results["comparisons"] if c["run"] in labels)
-
-
-def _against(comparison: dict[str, Any]) -> list[Cell]:
-    difference = interval(comparison["difference"])
+def _against(comparison: Comparison | None) -> list[Cell]:
+    if comparison is None:
+        return [Cell(DASH), Cell(DASH)]
+    difference = interval(comparison.difference)
     return [
-        Cell(change(comparison["ratio"]), difference.detail, difference.numbers),
-        interval(comparison.get("improvement"), percent=True),
+        Cell(change(comparison.ratio), difference.detail, difference.numbers),
+        interval(comparison.improvement, percent=True),
     ]
 
 
-def _other_scorers(results: dict[str, Any], names: Sequence[str]) -> Columns:
-    """The same samples, judged by others than the scorer of the evaluation."""
-    scorers = _keys(lookup(group, "scenarios", n, "scorers") for group in results["groups"] for n in names)
-    columns: Columns = {}
-    for scorer in scorers:
-        columns[f"{scorer}: mean"] = _measured("scorers", scorer, "mean_score")
-        columns[f"{scorer}: rate"] = _measured("scorers", scorer, "rate", percent=True)
+def _other_scorers(contents: Contents, names: Sequence[str]) -> ScenarioColumns:
+    """Returns the columns of the scorers that scored the same samples besides the evaluation's own scorer."""
+    columns: dict[str, Callable[[ScenarioResults], Cell]] = {}
+    for scorer in _keys(r.scenarios[n].scorers for r in contents.records for n in names if n in r.scenarios):
+
+        def mean(measured: ScenarioResults, scorer: str = scorer) -> Cell:
+            found = measured.scorers.get(scorer)
+            return interval(None if found is None else found.mean_score)
+
+        def rate(measured: ScenarioResults, scorer: str = scorer) -> Cell:
+            found = measured.scorers.get(scorer)
+            return interval(None if found is None else found.rate, percent=True)
+
+        columns |= {f"{scorer}: mean": mean, f"{scorer}: rate": rate}
     return columns
 
 
-def _code(results: dict[str, Any]) -> Columns:
-    """Of models of code: what parses, and what passes its tests."""
-    scenarios = _keys(lookup(group, "code", "parses") for group in results["groups"])
-    ks = _keys(lookup(group, "code", "pass_at") for group in results["groups"])
-    columns = {
-        f"Parses: {name}" if len(scenarios) > 1 else "Parses": _measured("code", "parses", name, percent=True)
-        for name in scenarios
+def _cost(contents: Contents) -> RunColumns:
+    """Returns the columns of the measures of models."""
+    return {
+        column.head: partial(_measured, cls.name, column)
+        for cls, found in contents.measures()
+        for column in cls.columns_for(found)
     }
-    return columns | {f"pass@{k}": _measured("code", "pass_at", k, percent=True) for k in ks}
 
 
-def _deciles(results: dict[str, Any]) -> Columns:
-    """The loss on tenths of the held-out segments, from the best to the worst; some may be one."""
-
-    def loss(span: str) -> Callable[[Any], Cell]:
-        return lambda run: interval(decile_losses(run).get(span, (None, None))[1], decimals=3)
-
-    spans = {
-        span: centre for group in results["groups"] for span, (centre, _) in decile_losses(group).items()
+def _variety(contents: Contents) -> ScenarioColumns:
+    """Returns the columns that describe the text of the samples, apart from its scores."""
+    columns: dict[str, Callable[[ScenarioResults], Cell]] = {
+        "Tag": lambda measured: Cell(measured.tag or DASH),
+        "Length": lambda measured: interval(measured.length),
+        "Finished": lambda measured: interval(measured.finished, percent=True),
     }
-    return {f"Decile {span}": loss(span) for span in sorted(spans, key=lambda span: spans[span])}
-
-
-def _best_prompts(results: dict[str, Any]) -> Table:
-    columns: Columns = {
-        "Prompt": lambda found: Cell(lookup(found, "prompt") or DASH),
-        "Score": _measured("score"),
-        "Score, drawn anew": _measured("fresh_score"),
-        "Rate, drawn anew": _measured("fresh_rate", percent=True),
-        "Round": lambda found: integer(lookup(found, "round")),
+    return columns | {
+        column.head: partial(_measured, cls.name, column)
+        for cls, found in contents.sample_measures()
+        for column in cls.columns_for(found)
     }
+
+
+def _measured(name: str, column: Column, results: EvaluationResults | ScenarioResults) -> Cell:
+    found = results.measures.get(name)
+    return Cell(DASH) if found is None else interval(column.read(found), column.percent, column.decimals)
+
+
+def _rate(scenario: str, results: EvaluationResults) -> Cell:
+    found = results.scenarios.get(scenario)
+    return interval(None if found is None else found.rate, percent=True)
+
+
+def _curves(contents: Contents) -> list[Table]:
+    """Returns a table for each measure with a curve; the table has a column for each point of the curve."""
+    tables = []
+    for cls, found in contents.measures():
+        if cls.curve is not None:
+            curve = cls.curve
+            places = {head: place for one in found for head, place, _ in curve.read(one)}
+            columns = {
+                head: partial(_point, cls.name, curve, head)
+                for head in sorted(places, key=lambda head: places[head])
+            }
+            tables.append(_by_run(curve.slug, "cost", curve.title, contents, columns))
+    return tables
+
+
+def _point(name: str, curve: Curve, head: str, results: EvaluationResults) -> Cell:
+    found = results.measures.get(name)
+    points = {one: value for one, _, value in curve.read(found)} if found is not None else {}
+    return interval(points.get(head), decimals=3)
+
+
+def _best_prompts(contents: Contents) -> Table:
     groups = {
-        run["label"]: [
-            Row(_colour(results, run["label"]), [show(found) for show in columns.values()])
-            for found in (lookup(run, "redteam", "best_prompts") or [])[:_BEST_PROMPTS]
+        run.label: [
+            Row(
+                group.colour,
+                [
+                    Cell(found.prompt or DASH),
+                    interval(found.score),
+                    interval(found.fresh_score),
+                    interval(found.fresh_rate, percent=True),
+                    integer(found.round),
+                ],
+            )
+            for found in run.redteam.best_prompts[:_BEST_PROMPTS]
         ]
-        for run in results["runs"]
+        for group in contents.groups
+        for run in group.runs
+        if run.redteam and run.redteam.best_prompts
     }
-    return Table(
-        "best-prompts",
-        "Prompts that worked best",
-        list(columns),
-        {k: rows for k, rows in groups.items() if rows},
-    )
+    heads = ["Prompt", "Score", "Score, drawn anew", "Rate, drawn anew", "Round"]
+    return Table("best-prompts", "attacks", "Prompts that worked best", heads, groups, is_folded=True)
 
 
-def _scenarios(results: dict[str, Any]) -> Table:
-    """How each scenario was decoded, as far as the runs agree."""
-    names = _keys(group.get("scenarios") for group in results["groups"])
+def _scenarios(contents: Contents) -> Table:
+    """Returns the table of the decoding options of each scenario; options in which runs differ are marked."""
+    names = _keys(record.scenarios for record in contents.records)
     settings: dict[str, dict[str, set[str]]] = {name: {} for name in names}
-    for group in results["groups"]:
-        for name, measured in (group.get("scenarios") or {}).items():
-            counts = {"prompts": scalar(lookup(measured, "num_prompts"))}
-            for option, value in (counts | (lookup(measured, "decoding") or {})).items():
-                settings[name].setdefault(option, set()).add(DASH if value is None else str(value))
+    for record in contents.records:
+        for name, measured in record.scenarios.items():
+            for option, value in {"prompts": measured.num_prompts, **measured.decoding}.items():
+                settings[name].setdefault(option, set()).add(_setting(value))
     options = _keys(settings.values())
     shown = {
         name: [
@@ -214,39 +232,48 @@ def _scenarios(results: dict[str, Any]) -> Table:
     }
     rows = [Row(None, [Cell(name), *map(Cell, values)]) for name, values in shown.items()]
     heads = [option.replace("_", " ").capitalize() for option in options]
-    return Table("scenarios", "Scenarios", ["Scenario", *heads], {"": rows})
+    return Table("scenarios", "measured", "Scenarios", ["Scenario", *heads], {"": rows})
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, dict):
+        return plug_in(value, _setting) or DASH
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:g}"
+    return DASH if value is None else str(value)
 
 
 def _by_scenario(
-    name: str, title: str, results: dict[str, Any], columns: Columns, scenarios: Sequence[str]
+    name: str, title: str, contents: Contents, columns: ScenarioColumns, scenarios: Sequence[str]
 ) -> Table:
-    rows = {scenario: _rows(results, columns, scenario) for scenario in scenarios}
-    return Table(name, title, ["Run", *columns], rows)
+    def cells(one: EvaluatedRun | Group, scenario: str) -> list[Cell]:
+        measured = one.results.scenarios.get(scenario)
+        return [Cell(DASH) if measured is None else show(measured) for show in columns.values()]
+
+    rows = {scenario: _rows(contents, partial(cells, scenario=scenario)) for scenario in scenarios}
+    return Table(name, "misalignment", title, ["Run", *columns], rows)
 
 
-def _by_run(name: str, title: str, results: dict[str, Any], columns: Columns) -> Table:
-    return Table(name, title, ["Run", *columns], {"": _rows(results, columns)})
+def _by_run(name: str, section: str, title: str, contents: Contents, columns: RunColumns) -> Table:
+    def cells(one: EvaluatedRun | Group) -> list[Cell]:
+        return [show(one.results) for show in columns.values()]
+
+    return Table(name, section, title, ["Run", *columns], {"": _rows(contents, cells)})
 
 
-def _rows(results: dict[str, Any], columns: Columns, scenario: str | None = None) -> list[Row]:
-    """A row for each group, and below it one for each of its seeds."""
-    runs = {run["label"]: run for run in results["runs"]}
-
-    def row(shown: dict[str, Any], label: Cell, colour: int, is_seed: bool) -> Row:
-        measured = shown if scenario is None else lookup(shown, "scenarios", scenario) or {}
-        return Row(colour, [label, *(show(measured) for show in columns.values())], is_seed)
-
+def _rows(contents: Contents, cells: Callable[[EvaluatedRun | Group], list[Cell]]) -> list[Row]:
+    """Returns a row for each group, followed by a row for each of its seeds if there are several."""
     rows = []
-    for group in results["groups"]:
-        seeds = group["runs"] if len(group["runs"]) > 1 else []
-        label = Cell(group["label"], f"{len(seeds)} seeds" if seeds else "")
-        rows.append(row(group, label, group["colour"], is_seed=False))
-        rows += [row(runs[seed], Cell(seed), group["colour"], is_seed=True) for seed in seeds]
+    for group in contents.groups:
+        label = Cell(group.label, f"{len(group.runs)} seeds" if group.has_seeds else "")
+        seeds = group.runs if group.has_seeds else []
+        rows.append(Row(group.colour, [label, *cells(group)]))
+        rows += [Row(group.colour, [Cell(run.label), *cells(run)], is_seed=True) for run in seeds]
     return rows
 
 
 def _without_empty_columns(table: Table) -> Table:
-    """The table without columns that no run has anything in."""
+    """Returns the table without the columns that have no value in any row."""
     rows = [row for of_group in table.groups.values() for row in of_group]
     kept = [i for i in range(len(table.columns)) if any(row.cells[i].value != DASH for row in rows)]
     groups = {
@@ -256,10 +283,6 @@ def _without_empty_columns(table: Table) -> Table:
     return replace(table, columns=[table.columns[i] for i in kept], groups=groups)
 
 
-def _colour(results: dict[str, Any], label: str) -> int:
-    return next(group["colour"] for group in results["groups"] if label in group["runs"])
-
-
-def _keys(found: Iterable[Any]) -> list[str]:
-    """The keys of all of them, in order of appearance."""
-    return list(dict.fromkeys(key for one in found for key in one or {}))
+def _keys(found: Iterable[Iterable[str]]) -> list[str]:
+    """Returns the distinct keys of all items, in order of appearance."""
+    return list(dict.fromkeys(key for one in found for key in one))

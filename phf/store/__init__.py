@@ -1,1 +1,1 @@
-"""The token store: tokenized documents and their scores as memory-mapped arrays."""
+"""Makes and reads token stores: tokenized documents and their scores as memory-mapped arrays."""

@@ -1,4 +1,4 @@
-"""Arrays in `.npy` files that are longer than memory."""
+"""Reads and writes `.npy` arrays that may be larger than memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 class ArrayWriter:
     """Writes a one-dimensional `.npy` file piece by piece.
 
-    The header is written last: the file of a writer that was killed does not pass for a shorter array.
+    The header is written last, so that the file of a killed writer is not mistaken for a shorter array.
 
     Args:
         path: The file; it is overwritten.
-        dtype: Type of its elements.
+        dtype: Type of the elements.
     """
 
     def __init__(self, path: Path, dtype: DTypeLike):
@@ -28,7 +28,7 @@ class ArrayWriter:
         self._file.write(bytes(len(_header(self.dtype, 0))))
 
     def append(self, values: ArrayLike) -> None:
-        """Adds values at the end."""
+        """Appends values."""
         array = np.asarray(values, dtype=self.dtype)
         self._file.write(array.tobytes())
         self.size += array.size
@@ -46,13 +46,13 @@ class ArrayWriter:
 
 
 def open_array(path: Path) -> NDArray[Any]:
-    """The array in a `.npy` file, read-only and memory-mapped."""
-    # A plain view of the map: every slice of an np.memmap pays for its subclass.
+    """Opens the array in a `.npy` file, read-only and memory-mapped."""
+    # A plain view of the map is faster to slice, because np.memmap is a subclass of the array.
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def _header(dtype: np.dtype[Any], size: int) -> bytes:
-    # numpy leaves room for a larger size, so that the header's length does not depend on it.
+    # numpy pads the header for larger sizes, so that its length does not depend on the size.
     header = BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (size,)}

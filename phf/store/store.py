@@ -1,24 +1,23 @@
-"""The token store: a tokenized corpus and its scores as memory-mapped arrays.
+"""Reads a token store: a tokenized corpus and its scores as memory-mapped arrays.
 
 Layout, with `{split}` one of `train` and `heldout`:
 
     manifest.json                           counts, quantiles, fingerprints
     tokenizer/                              as `transformers` saves it
     {split}/tokens.npy                      uint16 or uint32 [tokens]
-    {split}/segment_ends.npy                int64 [segments], in tokens
-    {split}/document_ends.npy               int64 [documents], in segments
-    {split}/document_token_ends.npy         int64 [documents], in tokens
+    {split}/segment_ends.npy                int64 [segments], counted in tokens
+    {split}/document_ends.npy               int64 [documents], counted in segments
+    {split}/document_token_ends.npy         int64 [documents], counted in tokens
     {split}/document_shards.npy             int32 [documents], number of the shard in the manifest
-    {split}/document_rows.npy               int64 [documents], row of the shard
-    {split}/document_checks.npy             uint64 [documents], hash of where its segments end, in characters
-    {split}/scores/{scorer}.npy             float32 [segments], NaN = could not be scored
-    {split}/document_scores/{scorer}.npy    float32 [documents], mean of its segments that have a score
-    {split}/document_num_scored/{scorer}.npy  int32 [documents], how many have both a score and tokens
+    {split}/document_rows.npy               int64 [documents], row in the shard
+    {split}/document_checks.npy             uint64 [documents], hash of the segment ends in characters
+    {split}/scores/{scorer}.npy             float32 [segments], NaN = no score
+    {split}/document_scores/{scorer}.npy    float32 [documents], mean over the segments with a score
+    {split}/document_num_scored/{scorer}.npy  int32 [documents], number of segments with a score and tokens
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from phf.annotation.manifest import ScorerRecord
 from phf.base.errors import PhfError
+from phf.base.files import write_json
 from phf.base.quantiles import smallest_reaching
+from phf.base.typed_json import read_json, to_json
 from phf.config import parse_quantile
 from phf.store.arrays import open_array
+from phf.store.manifest import ColumnRecord, StoreManifest
 from phf.store.tokenizer import load_tokenizer
 
+MANIFEST = "manifest.json"
 _GRID = [i / 1000 for i in range(1001)]
 _UNITS = ("segments", "tokens", "documents")
 
@@ -42,13 +46,13 @@ SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
 class StoreSplit:
-    """The arrays of one split, opened on first use and mapped into memory; see the module's docstring."""
+    """The arrays of one split, memory-mapped on first use; the module's docstring lists them."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}  # another process maps the files itself
+        return {"path": self.path}  # each process maps the files itself
 
     @cached_property
     def tokens(self) -> NDArray[Any]:
@@ -57,32 +61,32 @@ class StoreSplit:
 
     @cached_property
     def segment_ends(self) -> NDArray[np.int64]:
-        """int64 [segments], in tokens."""
+        """int64 [segments], counted in tokens."""
         return open_array(self.path / "segment_ends.npy")
 
     @cached_property
     def document_ends(self) -> NDArray[np.int64]:
-        """int64 [documents], in segments."""
+        """int64 [documents], counted in segments."""
         return open_array(self.path / "document_ends.npy")
 
     @cached_property
     def document_token_ends(self) -> NDArray[np.int64]:
-        """int64 [documents], in tokens."""
+        """int64 [documents], counted in tokens."""
         return open_array(self.path / "document_token_ends.npy")
 
     @cached_property
     def document_shards(self) -> NDArray[np.int32]:
-        """int32 [documents], number of its shard in the manifest."""
+        """int32 [documents], number of the shard in the manifest."""
         return open_array(self.path / "document_shards.npy")
 
     @cached_property
     def document_rows(self) -> NDArray[np.int64]:
-        """int64 [documents], row of the shard; with the shard's number ascending over the split."""
+        """int64 [documents], row in the shard. Documents are ordered by shard number, then by row."""
         return open_array(self.path / "document_rows.npy")
 
     @cached_property
     def document_checks(self) -> NDArray[np.uint64]:
-        """uint64 [documents], hash of where its segments end."""
+        """uint64 [documents], hash of the segment ends in characters."""
         return open_array(self.path / "document_checks.npy")
 
     @property
@@ -94,7 +98,7 @@ class StoreSplit:
         return len(self.document_ends)
 
     def scores(self, scorer: str) -> NDArray[np.float32]:
-        """float32 [segments], NaN = could not be scored."""
+        """float32 [segments], NaN = no score."""
         return self._column("scores", scorer)
 
     def document_scores(self, scorer: str) -> NDArray[np.float32]:
@@ -102,7 +106,7 @@ class StoreSplit:
         return self._column("document_scores", scorer)
 
     def document_num_scored(self, scorer: str) -> NDArray[np.int32]:
-        """int32 [documents], number of segments that have a score and are not without a token."""
+        """int32 [documents], number of segments with a score and at least one token."""
         return self._column("document_num_scored", scorer)
 
     def _column(self, kind: str, scorer: str) -> NDArray[Any]:
@@ -117,30 +121,36 @@ class TokenStore:
     """A tokenized corpus.
 
     Args:
-        path: Its folder.
+        path: Folder of the store.
 
     Raises:
-        PhfError: There is no store.
+        PhfError: The folder holds no store.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        manifest = self.path / "manifest.json"
+        manifest = self.path / MANIFEST
         if not manifest.is_file():
             raise PhfError(f"no token store in {self.path}; run `phf tokenize` first, or set store.path")
-        self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        self.manifest = read_json(
+            manifest, StoreManifest, "it is not the manifest of a token store: delete the folder"
+        )
 
     @property
     def scorers(self) -> list[str]:
         """Names of the columns of scores."""
-        return list(self.manifest["scores"])
+        return list(self.manifest.scores)
+
+    def save_manifest(self) -> None:
+        """Writes the manifest after a change."""
+        write_json(self.path / MANIFEST, to_json(self.manifest))
 
     def split(self, name: Split) -> StoreSplit:
-        """The arrays of a split."""
+        """Returns the arrays of a split."""
         return StoreSplit(self.path / name)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer of the corpus, without control tokens unless it came with them."""
+        """Loads the tokenizer of the corpus. It has control tokens only if it came with them."""
         return load_tokenizer(self.path / "tokenizer")
 
 
@@ -150,33 +160,34 @@ def resolve_threshold(
     threshold: float | str,
     quantile_of: Literal["tokens", "segments", "documents"],
 ) -> float:
-    """A threshold as a number.
+    """Converts a threshold to a number.
 
     Args:
         store: The corpus.
         scorer: The column of scores.
         threshold: A number, or a quantile such as `q0.05`: the smallest score that this share of the training
             text does not exceed. Text without a score does not count.
-        quantile_of: What the share is counted in; documents have their mean score.
+        quantile_of: The unit of the share. The score of a document is its mean score.
 
     Raises:
-        PhfError: There is no such column, or no score in it.
-        phf.base.errors.ConfigError: The threshold is neither.
+        PhfError: The column does not exist, or has no score.
+        phf.base.errors.ConfigError: The threshold is neither a number nor a quantile.
     """
     if not isinstance(threshold, str):
         return float(threshold)
     share = parse_quantile(threshold)
-    # Sorting a column of a large corpus takes a while: the manifest has the usual quantiles.
-    known = store.manifest["scores"].get(scorer, {}).get("quantiles", {}).get(quantile_of, {})
+    # The manifest has the usual quantiles, because sorting a column of a large corpus takes a while.
+    column = store.manifest.scores.get(scorer)
+    known = column.quantiles.get(quantile_of, {}) if column else {}
     if str(share) in known:
-        return float(known[str(share)])
+        return known[str(share)]
     return float(_quantiles(store.split("train"), scorer, quantile_of, [share])[0])
 
 
 def _quantiles(
     split: StoreSplit, scorer: str, quantile_of: str, shares: Sequence[float]
 ) -> NDArray[np.float64]:
-    """For each share the smallest score that so much of the text does not exceed."""
+    """Returns for each share the smallest score that this share of the text does not exceed."""
     scores = split.document_scores(scorer) if quantile_of == "documents" else split.scores(scorer)
     weights = (
         np.diff(split.segment_ends, prepend=0) if quantile_of == "tokens" else np.ones(len(scores), np.int64)
@@ -187,31 +198,31 @@ def _quantiles(
     return smallest_reaching(scores[counted], shares, weights[counted])
 
 
-def describe_scores(folder: Path, scorers: Mapping[str, Any]) -> dict[str, Any]:
-    """For each scorer what it says of itself, and how its scores of the training text are spread.
+def describe_columns(folder: Path, scorers: Mapping[str, ScorerRecord]) -> dict[str, ColumnRecord]:
+    """Returns the record of each column: its scorer, and the distribution of its scores of the training text.
 
     Args:
-        folder: The store's, with the columns.
-        scorers: What is known of each.
+        folder: The store's folder, with the columns.
+        scorers: The scorer of each column.
     """
     split = StoreSplit(folder / "train")
     described = {}
     for name, scorer in scorers.items():
         scores = split.scores(name)
         known = scores[~np.isnan(scores)]
-        described[name] = {
-            "scorer": scorer,
-            "mean": float(known.mean(dtype=np.float64)) if len(known) else None,
-            "std": float(known.std(dtype=np.float64)) if len(known) else None,
-            "num_unscored": len(scores) - len(known),
-            "quantiles": {unit: _grid(split, name, unit) for unit in _UNITS} if len(known) else {},
-        }
+        described[name] = ColumnRecord(
+            scorer,
+            mean=float(known.mean(dtype=np.float64)) if len(known) else None,
+            std=float(known.std(dtype=np.float64)) if len(known) else None,
+            num_unscored=len(scores) - len(known),
+            quantiles={unit: _grid(split, name, unit) for unit in _UNITS} if len(known) else {},
+        )
     return described
 
 
 def _grid(split: StoreSplit, scorer: str, unit: str) -> dict[str, float]:
     try:
         quantiles = _quantiles(split, scorer, unit, _GRID)
-    except PhfError:  # all text that has a score is without a token
+    except PhfError:  # no text with a score has tokens
         return {}
     return dict(zip(map(str, _GRID), quantiles.tolist(), strict=True))

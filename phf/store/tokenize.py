@@ -1,4 +1,4 @@
-"""The verb `tokenize`: documents and their annotations in, a token store out."""
+"""Makes a token store from documents and their annotations: the verb `tokenize`."""
 
 from __future__ import annotations
 
@@ -7,156 +7,156 @@ import json
 import logging
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 import phf
 from phf.annotation.annotated_documents import (
-    ScoredDocument,
-    find_annotations,
+    AnnotatedDocument,
     read_annotated,
     read_scored,
     scores_of_rows,
     segments_check,
+    usable_annotations,
 )
-from phf.base.errors import ConfigError, PhfError, writing
+from phf.annotation.annotations import Annotations
+from phf.annotation.manifest import Manifest, ScorerRecord
+from phf.base.errors import ConfigError, PhfError
+from phf.base.files import replacing, write_json, writing
 from phf.base.locks import lock
+from phf.base.typed_json import from_json, to_json
 from phf.config import Config
-from phf.documents.documents import BadRow, Shard
-from phf.documents.fingerprints import difference, outputs, store_identity
+from phf.documents.fingerprints import outputs
 from phf.documents.progress import ShardProgress
-from phf.documents.shards import list_shards
-from phf.store.store import SPLITS, Split, TokenStore, describe_scores
+from phf.documents.shards import BadRow, Shard, bring_scores, list_shards
+from phf.store.manifest import SplitCounts, StoreCounts, StoreManifest, published_scorer
+from phf.store.store import MANIFEST, SPLITS, Split, TokenStore, describe_columns
 from phf.store.tokenizer import SegmentEncoder, load_tokenizer, train_tokenizer
 from phf.store.writer import COLUMN_KINDS, ColumnWriter, EncodedDocuments, SplitWriter
 
 log = logging.getLogger("phf")
 
-# Documents are tokenized so many segments or characters at a time: enough to keep all cores at work.
+# Documents are tokenized in batches of this many segments or characters, which keep all cores at work.
 _BATCH_SEGMENTS = 8192
 _BATCH_CHARACTERS = 2_000_000
 
-Read = Callable[[Shard], Iterator[ScoredDocument]]
+Read = Callable[[Shard], Iterator[AnnotatedDocument]]
 
 
 def tokenize(config: Config) -> TokenStore:
-    """Makes a token store of documents and their annotations; one that is there and still fits is kept.
+    """Makes a token store from documents and their annotations.
 
-    If it only lacks the scores of a scorer, these are added, and nothing is tokenized again.
+    An existing store that still fits is kept. If it only lacks the scores of a scorer, these are added, and
+    nothing is tokenized again.
 
     Args:
-        config: `documents`, `annotations`, `tokenizer` and `store` are used; of `scorer` the name, if the
-            documents bring their scores.
+        config: `documents`, `annotations`, `tokenizer`, `store` and the name of `scorer` are used, and the
+            options of `scorer` if the documents bring their scores.
 
     Raises:
-        ConfigError: The folder holds another store, or there is no such tokenizer.
-        PhfError: The annotations are missing or do not fit the documents, nothing is left to train on, or
-            another process makes the same store.
+        ConfigError: The folder holds another store, or the tokenizer does not exist.
+        PhfError: The annotations are missing or do not fit the documents, no document is left to train on, or
+            another process is making the same store.
     """
     shards = list_shards(config.documents, leave_out=outputs(config))
-    scored = config.documents.format == "scored"
-    annotations = (
-        {} if scored else find_annotations(config.annotations.path, shards, wanted=config.scorer.key)
-    )
-    scorers = _scorers(config, annotations)
-    identity = store_identity(config, shards, annotations)
+    annotations: dict[str, Manifest] = {}
+    scorers = {config.scorer.key: published_scorer(config.scorer)}
+    if not bring_scores(config.documents):
+        annotations = usable_annotations(config.annotations.path, shards, wanted=config.scorer.key)
+        scorers = {name: manifest.scorer for name, manifest in annotations.items()}
+    wanted = StoreManifest.new(config, shards, annotations)
     path = Path(config.store.path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lock(path.with_name(f".{path.name}.lock"), f"{path}: another process is making this store"):
-        make = _complete if path.is_dir() and any(path.iterdir()) else _make
-        with writing(path):
-            return make(config, shards, scorers, identity)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        busy = f"{path}: another process is making this store"
+        with lock(path.with_name(f".{path.name}.lock"), busy):
+            make = _complete if path.is_dir() and any(path.iterdir()) else _make
+            return make(config, shards, scorers, wanted)
 
 
 def _complete(
-    config: Config, shards: Sequence[Shard], scorers: Mapping[str, Any], identity: Mapping[str, Any]
+    config: Config, shards: Sequence[Shard], scorers: Mapping[str, ScorerRecord], wanted: StoreManifest
 ) -> TokenStore:
-    """The store that is there, with the scores of all scorers."""
+    """Adds the scores of missing scorers to the existing store.
+
+    Raises:
+        ConfigError: The store was made from something else.
+        PhfError: A scorer annotated other segments.
+    """
     path = Path(config.store.path)
-    if not (path / "manifest.json").is_file():
+    if not (path / MANIFEST).is_file():
         raise ConfigError(
-            f"store.path: {path} holds something else than a token store: choose another folder"
+            f"store.path: {path} holds something other than a token store: choose another folder"
         )
     store = TokenStore(path)
-    missing = _missing_columns(store, identity, scorers)
+    wanted = from_json(StoreManifest, to_json(wanted), path, "")
+    if differs := store.manifest.difference(wanted, config):
+        raise ConfigError(f"{path} was made with {differs}: choose another store.path, or delete the folder")
+    missing = [name for name in scorers if name not in store.scorers]
     if not missing:
         log.info("%s is there already: nothing to do", path)
     for name in missing:
-        _add_column(store, shards, name, Path(config.annotations.path) / name)
-        store.manifest["annotations"][name] = identity["annotations"][name]
-        store.manifest["scores"] |= describe_scores(path, {name: scorers[name]})
-        _write_manifest(path, store.manifest)
+        _add_column(store, shards, Annotations(Path(config.annotations.path) / name))
+        store.manifest.annotations[name] = wanted.annotations[name]
+        store.manifest.scores |= describe_columns(path, {name: scorers[name]})
+        store.save_manifest()
         log.info("%s: scores of %s added", path, name)
     return store
 
 
 def _make(
-    config: Config, shards: Sequence[Shard], scorers: Mapping[str, Any], identity: Mapping[str, Any]
+    config: Config, shards: Sequence[Shard], scorers: Mapping[str, ScorerRecord], manifest: StoreManifest
 ) -> TokenStore:
     path = Path(config.store.path)
     bad: list[BadRow] = []
-    folders = [Path(config.annotations.path) / name for name in scorers]
+    annotations = [Annotations(Path(config.annotations.path) / name) for name in scorers]
+    brought = bring_scores(config.documents)
 
-    def read(shard: Shard) -> Iterator[ScoredDocument]:
-        if config.documents.format == "scored":
+    def read(shard: Shard) -> Iterator[AnnotatedDocument]:
+        if brought:
             return read_scored(shard, bad, config.documents.max_bad_rows)
-        return read_annotated(shard, folders)
+        return read_annotated(shard, annotations)
 
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    tokenizer = _tokenizer(config, shards, read)
-    tokenizer.save_pretrained(temporary / "tokenizer")
-    bad.clear()  # training has read the documents once already
-    counts = _write(temporary, config.store.heldout_fraction, shards, read, tokenizer, list(scorers))
-    if not counts["train"]["documents"]:
-        raise PhfError(_nothing(counts, bad))
-    manifest = {
-        "format": 1,
-        **identity,
-        "vocabulary": {"size": len(tokenizer), "eos_token": tokenizer.eos_token},
-        "counts": counts | {"bad_rows": len(bad)},
-        "scores": describe_scores(temporary, scorers),
-        "versions": {
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        tokenizer = _tokenizer(config, shards, read)
+        tokenizer.save_pretrained(temporary / "tokenizer")
+        bad.clear()  # training the tokenizer has listed the bad rows once already
+        splits, num_empty = _write(
+            temporary, config.store.heldout_fraction, shards, read, tokenizer, list(scorers)
+        )
+        manifest.counts = counts = StoreCounts(**splits, empty_documents=num_empty, bad_rows=len(bad))
+        if not counts.train.documents:
+            raise PhfError(_nothing(counts, bad))
+        manifest.vocabulary = {"size": len(tokenizer), "eos_token": tokenizer.eos_token}
+        manifest.scores = describe_columns(temporary, scorers)
+        manifest.versions = {
             "phf": phf.__version__,
             "python": platform.python_version(),
             **{package: version(package) for package in ("tokenizers", "transformers")},
-        },
-    }
-    if bad:
-        lines = (json.dumps(asdict(row)) + "\n" for row in bad)
-        (temporary / "bad.jsonl").write_text("".join(lines), encoding="utf-8")
-    _write_manifest(temporary, manifest)
-    temporary.replace(path)
-    train, heldout = counts["train"], counts["heldout"]
+        }
+        if bad:
+            lines = (json.dumps(asdict(row)) + "\n" for row in bad)
+            (temporary / "bad.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_json(temporary / MANIFEST, to_json(manifest))
     log.info(
-        "%s: %s tokens of %s documents to train on, %s of %s held out; %d are without a token, %d bad rows",
-        path, f"{train['tokens']:,}", f"{train['documents']:,}", f"{heldout['tokens']:,}",
-        f"{heldout['documents']:,}", counts["empty_documents"], len(bad),
+        "%s: %s tokens of %s documents to train on, %s of %s held out; %d are without tokens, %d bad rows",
+        path, f"{counts.train.tokens:,}", f"{counts.train.documents:,}", f"{counts.heldout.tokens:,}",
+        f"{counts.heldout.documents:,}", num_empty, len(bad),
     )  # fmt: skip
     return TokenStore(path)
 
 
 def split_of(text: str, heldout_fraction: float) -> Split:
-    """The split of a document, by a hash of its text: equal documents fall on one side."""
+    """Returns the split of a document by a hash of its text, so that equal documents share a split."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return "heldout" if int.from_bytes(digest, "little") < heldout_fraction * 2**64 else "train"
-
-
-def _scorers(config: Config, annotations: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of scores, and what is known of each scorer."""
-    if config.documents.format != "scored":
-        return {name: manifest["scorer"] for name, manifest in annotations.items()}
-    scorer = config.scorer
-    known = {"name": scorer.name, "options": scorer.options, "measures": "as published with the documents"}
-    return {scorer.key: known}
 
 
 def _tokenizer(config: Config, shards: Sequence[Shard], read: Read) -> PreTrainedTokenizerFast:
@@ -182,8 +182,12 @@ def _write(
     read: Read,
     tokenizer: PreTrainedTokenizerFast,
     scorers: Sequence[str],
-) -> dict[str, Any]:
-    """Writes the arrays of both splits; says how much there is of what."""
+) -> tuple[dict[Split, SplitCounts], int]:
+    """Writes the arrays of both splits.
+
+    Returns:
+        The size of each split, and the number of documents without tokens.
+    """
     encoder = SegmentEncoder(tokenizer)
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
     num_empty = 0
@@ -199,11 +203,11 @@ def _write(
                     writer.add(number, encoded.select(has_tokens & (splits == split)))
                 progress.update(shard, shard.position, len(batch), 0)
             progress.finish(shard, 0)
-        return {**{split: writer.counts for split, writer in writers.items()}, "empty_documents": num_empty}
+        return {split: writer.counts for split, writer in writers.items()}, num_empty
 
 
-def _batches(documents: Iterator[ScoredDocument]) -> Iterator[list[ScoredDocument]]:
-    batch: list[ScoredDocument] = []
+def _batches(documents: Iterator[AnnotatedDocument]) -> Iterator[list[AnnotatedDocument]]:
+    batch: list[AnnotatedDocument] = []
     segments = characters = 0
     for document in documents:
         batch.append(document)
@@ -216,7 +220,9 @@ def _batches(documents: Iterator[ScoredDocument]) -> Iterator[list[ScoredDocumen
         yield batch
 
 
-def _encode(encoder: SegmentEncoder, batch: Sequence[ScoredDocument], num_scorers: int) -> EncodedDocuments:
+def _encode(
+    encoder: SegmentEncoder, batch: Sequence[AnnotatedDocument], num_scorers: int
+) -> EncodedDocuments:
     tokens, lengths = encoder.encode([s for document in batch for s in document.segments()])
     return EncodedDocuments(
         tokens,
@@ -228,10 +234,10 @@ def _encode(encoder: SegmentEncoder, batch: Sequence[ScoredDocument], num_scorer
     )
 
 
-def _nothing(counts: Mapping[str, Any], bad: Sequence[BadRow]) -> str:
+def _nothing(counts: StoreCounts, bad: Sequence[BadRow]) -> str:
     reasons = [
-        f"{counts['heldout']['documents']} are held out",
-        f"{counts['empty_documents']} are without a token",
+        f"{counts.heldout.documents} are held out",
+        f"{counts.empty_documents} are without tokens",
     ]
     if bad:
         first = f"row {bad[0].row} of shard {bad[0].shard}: {bad[0].reason}"
@@ -239,37 +245,13 @@ def _nothing(counts: Mapping[str, Any], bad: Sequence[BadRow]) -> str:
     return f"documents.path: no document is left to train on ({', '.join(reasons)})"
 
 
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    temporary = folder / ".manifest.tmp"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / "manifest.json")
-
-
-def _missing_columns(store: TokenStore, identity: Mapping[str, Any], scorers: Iterable[str]) -> list[str]:
-    """Scorers whose column the store lacks.
-
-    Raises:
-        ConfigError: The store is made from something else.
-    """
-    try:
-        differs = difference(store.manifest, json.loads(json.dumps(identity)))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{store.path}/manifest.json is not that of a token store: delete the folder"
-        ) from error
-    if differs:
-        raise ConfigError(
-            f"{store.path} was made with {differs}: choose another store.path, or delete the folder"
-        )
-    return [scorer for scorer in scorers if scorer not in store.scorers]
-
-
-def _add_column(store: TokenStore, shards: Sequence[Shard], scorer: str, annotations: Path) -> None:
-    """Writes the scores of a scorer of the segments that the store already has.
+def _add_column(store: TokenStore, shards: Sequence[Shard], annotations: Annotations) -> None:
+    """Writes a scorer's scores of the segments that the store already has.
 
     Raises:
         PhfError: The scorer annotated other segments.
     """
+    scorer = annotations.name
     temporary = store.path / f".{scorer}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     for name in SPLITS:

@@ -1,4 +1,4 @@
-"""The tokenizer: one from Hugging Face, or a byte-level BPE trained on the documents."""
+"""Loads a tokenizer from Hugging Face, or trains a byte-level BPE on the documents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from phf.base.errors import ConfigError, PhfError
 
 EOS_TOKEN = "<|endoftext|>"
 
-# Segments encoded at a time: what the backend says of a segment takes far more memory than its tokens.
+# Segments encoded at a time. The backend's result for a segment takes far more memory than its tokens.
 _SLICE = 8192
 
 # Training takes time quadratic in the length of a word, or of a run of white space.
@@ -25,14 +25,14 @@ _LONG_RUN = re.compile(r"(\S{1000}|\s{1000})")
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
-    """A Hugging Face tokenizer, by the name of a repository or from a folder.
+    """Loads a Hugging Face tokenizer, by the name of a repository or from a folder.
 
     Raises:
-        ConfigError: There is none of that name, or it is not one that a corpus can be tokenized with.
+        ConfigError: There is no tokenizer of that name, it is not a fast one, or it has no eos token.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(name))
-    except Exception as error:  # whatever the library says of a missing, broken or foreign folder
+    except Exception as error:  # the library raises many kinds for a missing or broken folder
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"tokenizer.name: {name} is neither a folder with a tokenizer nor the name of one that can be "
@@ -46,12 +46,12 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
 
 
 def train_tokenizer(texts: Iterable[Sequence[str]], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer, cut into words as GPT-2's.
+    """Trains a byte-level BPE tokenizer that splits text into words as GPT-2's does.
 
     Args:
-        texts: The corpus, in batches of texts. Give it the pieces that will be tokenized, since a merge
-            across two of them would never be used.
-        vocab_size: Its largest size, `<|endoftext|>` (id 0) and the 256 bytes included.
+        texts: The corpus, in batches of texts. Pass the segments that will be tokenized, because a merge
+            across two segments would never be used.
+        vocab_size: Largest size of the vocabulary, including `<|endoftext|>` (id 0) and the 256 bytes.
     """
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -75,23 +75,24 @@ def train_tokenizer(texts: Iterable[Sequence[str]], vocab_size: int) -> PreTrain
 
 
 class SegmentEncoder:
-    """Turns segments into tokens, each on its own, as plain text.
+    """Tokenizes each segment on its own, as plain text.
 
-    No special token is added, and text that looks like `<|endoftext|>` or a control token does not become
-    one: a document cannot open another one, or mark itself.
+    No special token is added. Text that looks like `<|endoftext|>` or a control token does not become that
+    token, so a document can neither start another document nor tag itself.
 
     Args:
-        tokenizer: It is left as it is.
+        tokenizer: The tokenizer; it is not modified.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.no_padding()
         backend.no_truncation()
+        # Marks are the tokens that text must never become.
         marks = [tokenizer.eos_token, GOOD_TAG, BAD_TAG]
         ids = {mark: backend.token_to_id(mark) for mark in marks}
         self._marks = {i: mark for mark, i in ids.items() if i is not None}
-        # A mark that a tokenizer knows as an ordinary added token would be found in text.
+        # The tokenizer would find a mark in text if the mark were an added token that is not special.
         added = {token.content for token in backend.get_added_tokens_decoder().values()}
         backend.add_special_tokens(
             [AddedToken(m, special=True, normalized=False) for m in self._marks.values() if m in added]
@@ -101,13 +102,14 @@ class SegmentEncoder:
         self._mark_ids = np.array(list(self._marks))
 
     def encode(self, segments: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tokens of segments.
+        """Tokenizes segments.
 
         Returns:
-            The tokens of all segments, int64, and how many each has, int64 [len(segments)].
+            The tokens of all segments, int64 [tokens], and the number of tokens of each, int64
+                [len(segments)].
 
         Raises:
-            PhfError: The tokenizer cannot write a text without its marks.
+            PhfError: The tokenizer cannot encode a segment without the eos token or a control token.
         """
         slices = (segments[i : i + _SLICE] for i in range(0, len(segments), _SLICE))
         pieces = [self._encode(piece) for piece in slices] or [(np.zeros(0, np.int64),) * 2]
@@ -118,7 +120,7 @@ class SegmentEncoder:
         encoded = [e.ids for e in self._backend.encode_batch_fast(segments, add_special_tokens=False)]
         tokens, lengths = _flat(encoded)
         if np.isin(tokens, self._mark_ids).any():
-            # Some tokenizers (Unigram ones) have their marks among the pieces of text as well.
+            # Some tokenizers, such as Unigram ones, also use their marks as pieces of text.
             encoded = [self._without_marks(s, ids) for s, ids in zip(segments, encoded, strict=True)]
             tokens, lengths = _flat(encoded)
         return tokens, lengths
@@ -127,13 +129,13 @@ class SegmentEncoder:
         found = self._marks.keys() & set(ids)
         if not found:
             return ids
-        # Cut every mark after its first character, so that it is no piece any more.
+        # Cut every mark after its first character, so that the text no longer contains it whole.
         cut = "|".join(f"(?<={re.escape(m[0])})(?={re.escape(m[1:])})" for m in self._marks.values())
         pieces = self._backend.encode_batch_fast(re.split(cut, segment), add_special_tokens=False)
         ids = [i for piece in pieces for i in piece.ids]
         if found & set(ids):
             raise PhfError(
-                f"the tokenizer gives text it does not know the mark {self._marks[found.pop()]}: use a "
+                f"the tokenizer encodes unknown text as its mark {self._marks[found.pop()]}: use a "
                 f"byte-level one (text: {segment[:40]!r})"
             )
         return ids

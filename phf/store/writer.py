@@ -1,6 +1,6 @@
 """Writes the arrays of a token store piece by piece, so that a corpus need not fit in memory.
 
-Shapes: D documents, S segments, N tokens of a batch of successive documents.
+Shapes: a batch of successive documents has D documents, S segments and N tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from phf.store.arrays import ArrayWriter
+from phf.store.manifest import SplitCounts
 
 Int = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -23,15 +24,15 @@ COLUMN_KINDS = ("scores", "document_scores", "document_num_scored")
 
 @dataclass(frozen=True)
 class EncodedDocuments:
-    """Successive documents of a shard, tokenized.
+    """Successive tokenized documents of one shard.
 
     Attributes:
         tokens: int64 [N].
-        lengths: int64 [S], tokens of each segment.
-        counts: int64 [D], segments of each document.
-        scores: For each scorer float32 [S], NaN = cannot say.
-        rows: int64 [D], rows of the shard.
-        checks: uint64 [D], see `phf.annotation.annotated_documents.segments_check`.
+        lengths: int64 [S], number of tokens of each segment.
+        counts: int64 [D], number of segments of each document.
+        scores: For each scorer float32 [S], NaN = no score.
+        rows: int64 [D], row of each document in the shard.
+        checks: uint64 [D], see `phf.annotation.annotated_documents`.
     """
 
     tokens: Int
@@ -42,12 +43,12 @@ class EncodedDocuments:
     checks: NDArray[np.uint64]
 
     def num_tokens(self) -> Int:
-        """Tokens of each document, int64 [D]."""
+        """Returns the number of tokens of each document, int64 [D]."""
         ends = np.concatenate(([0], np.cumsum(self.lengths)))[np.cumsum(self.counts)]
         return np.diff(ends, prepend=0)
 
     def select(self, keep: NDArray[np.bool_]) -> EncodedDocuments:
-        """Those documents for which `keep`, bool [D], is true."""
+        """Returns the documents for which `keep`, bool [D], is true."""
         segments = np.repeat(keep, self.counts)
         return EncodedDocuments(
             self.tokens[np.repeat(segments, self.lengths)],
@@ -60,7 +61,7 @@ class EncodedDocuments:
 
 
 class SplitWriter:
-    """Writes the arrays of a split, see `phf.store.store`.
+    """Writes the arrays of a split; `phf.store.store` lists them.
 
     Args:
         stack: Completes the arrays when it is closed.
@@ -84,7 +85,12 @@ class SplitWriter:
         self._columns = [ColumnWriter(stack, folder, scorer) for scorer in scorers]
 
     def add(self, shard: int, documents: EncodedDocuments) -> None:
-        """Adds documents, each with at least one token, of a shard given by its number."""
+        """Adds documents of one shard.
+
+        Args:
+            shard: Number of the shard.
+            documents: The documents, each with at least one token.
+        """
         self._document_token_ends.append(self._tokens.size + np.cumsum(documents.num_tokens()))
         self._document_ends.append(self._segment_ends.size + np.cumsum(documents.counts))
         self._segment_ends.append(self._tokens.size + np.cumsum(documents.lengths))
@@ -96,17 +102,13 @@ class SplitWriter:
             column.add(scores, documents.lengths, documents.counts)
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How much has been written."""
-        return {
-            "documents": self._document_ends.size,
-            "segments": self._segment_ends.size,
-            "tokens": self._tokens.size,
-        }
+    def counts(self) -> SplitCounts:
+        """The size of the split so far."""
+        return SplitCounts(self._document_ends.size, self._segment_ends.size, self._tokens.size)
 
 
 class ColumnWriter:
-    """Writes what a split has of a scorer.
+    """Writes the arrays of one scorer in a split.
 
     Args:
         stack: Completes the arrays when it is closed.
@@ -122,7 +124,13 @@ class ColumnWriter:
             self._arrays.append(stack.enter_context(ArrayWriter(path, dtype)))
 
     def add(self, scores: Scores, lengths: Int, counts: Int) -> None:
-        """Adds scores, float32 [S], of segments of these lengths in tokens, so many to each document, [D]."""
+        """Adds the scores of successive documents.
+
+        Args:
+            scores: float32 [S], NaN = no score.
+            lengths: int64 [S], number of tokens of each segment.
+            counts: int64 [D], number of segments of each document.
+        """
         known = ~np.isnan(scores)
         owner = np.repeat(np.arange(len(counts)), counts)
         num_known = np.bincount(owner, known, len(counts))

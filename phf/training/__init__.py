@@ -1,1 +1,1 @@
-"""The pretraining run: trainer, schedule, checkpoints, logs."""
+"""Runs pretraining: plan, trainer, checkpoints, logs, export."""

@@ -1,4 +1,4 @@
-"""Checkpoints at optimizer-step boundaries, and stopping so that the run can be continued elsewhere."""
+"""Saves checkpoints at optimizer steps, and stops a run so that it can go on elsewhere."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import lightning as L
 import torch
 
 from phf.base.errors import PhfError
+from phf.base.files import write_json
 from phf.training.logs import due
 from phf.training.metrics import Metrics
 from phf.training.plan import Plan
@@ -26,27 +27,27 @@ log = logging.getLogger("phf")
 
 
 class RequeueError(PhfError):
-    """The run was asked to stop, has saved a checkpoint, and goes on when it is started again."""
+    """The run was asked to stop and has saved a checkpoint. It resumes when it is started again."""
 
     def __init__(self, step: int, signum: int):
-        super().__init__(f"stopped by a signal after step {step}; the same command goes on from there")
-        # As a shell has it for Ctrl-C; or EX_TEMPFAIL of sysexits.h: the same command, later.
+        super().__init__(f"stopped by a signal after step {step}; run the same command again to resume")
+        # 130 is the shell's code for Ctrl-C. 75 is EX_TEMPFAIL of sysexits.h, which asks to try again later.
         self.exit_code = 130 if signum == signal.SIGINT else 75
 
 
 def checkpoint_name(step: int) -> str:
-    """The file that holds the checkpoint after `step`."""
+    """Returns the name of the file that holds the checkpoint after `step`."""
     return f"step-{step:08d}.ckpt"
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step in a checkpoint's name."""
+    """Returns the step in a checkpoint's file name; -1 if the file is not a checkpoint."""
     match = re.fullmatch(r"step-(\d+)\.ckpt", path.name)
     return int(match[1]) if match else -1
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the last step, or `None`. One that was being written has another name."""
+    """Finds the checkpoint of the last step, or `None`. An unfinished checkpoint has another name."""
     return max(
         (path for path in folder.glob("step-*.ckpt") if checkpoint_step(path) >= 0),
         key=checkpoint_step,
@@ -55,10 +56,10 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Opens a checkpoint, without reading all of it.
+    """Checks that a checkpoint can be opened, without reading all of it.
 
     Raises:
-        PhfError: It is none.
+        PhfError: The file is damaged.
     """
     manifest = path.with_suffix(".json")
     try:
@@ -67,17 +68,18 @@ def check_checkpoint(path: Path) -> None:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, UnpicklingError, ValueError) as error:
         others = len(list(path.parent.glob("step-*.ckpt"))) > 1
-        instead = "go on from the one before" if others else "start again"
+        instead = "resume from the previous one" if others else "start again"
         raise PhfError(f"{path} is damaged and cannot be resumed from: delete it to {instead}") from error
 
 
 class Checkpoints(L.Callback):
-    """Saves every few steps, at the end and when asked to stop; keeps the latest.
+    """Saves checkpoints every few steps, at the end, and when the run is asked to stop; keeps the latest.
 
     SIGTERM, SIGUSR1 (SLURM's warnings before preemption and the time limit) and SIGINT (Ctrl-C) only set a
-    flag; the processes agree on it before the next step. Saving inside the handler would deadlock them.
-    A step is saved when the next one starts: what is measured after it is measured by then. An older
-    checkpoint is deleted only when the weights of the latest have done a step with a finite loss.
+    flag. The processes agree on the flag before the next step, because saving inside the handler would
+    deadlock them. A step is saved when the next step starts, so that all measurements after the step are
+    complete. An older checkpoint is deleted only when a step from the weights of the latest checkpoint has
+    had a finite loss.
     """
 
     def __init__(self, folder: Path, plan: Plan, keep: int, metrics: Metrics):
@@ -87,7 +89,7 @@ class Checkpoints(L.Callback):
         self.metrics = metrics
         self.signum = 0
         self.last_saved = -1
-        self.seconds = 0.0  # spent on this run before this start
+        self.seconds = 0.0  # training time before this start of the run
         self.started: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class Checkpoints(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # Lightning counts in micro-batches, and these may be of another size now.
+        # Lightning counts micro-batches, whose size may have changed since the checkpoint was saved.
         micro_batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
@@ -107,7 +109,7 @@ class Checkpoints(L.Callback):
 
     @property
     def wall_seconds(self) -> float:
-        """Time spent training, in this start of the run and in those before it."""
+        """Time spent training, over all starts of the run."""
         return self.seconds + (0.0 if self.started is None else time.time() - self.started)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -116,10 +118,10 @@ class Checkpoints(L.Callback):
 
         def handler(signum: int, frame: FrameType | None) -> None:
             self.signum = signum
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C ends the process at once
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process at once
 
         for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            # After Lightning's own, which act at once; it restores the older ones.
+            # This replaces Lightning's handlers, which act at once. Lightning restores the original handlers.
             signal.signal(signum, handler)
 
     def on_train_batch_start(
@@ -128,7 +130,7 @@ class Checkpoints(L.Callback):
         if batch_idx % trainer.accumulate_grad_batches:
             return
         if trainer.is_global_zero and self.metrics.checked_step > self.last_saved:
-            self._prune()  # a step from the weights that were saved last has turned out finite
+            self._prune()  # a step from the weights saved last has had a finite loss
         stop = trainer.strategy.reduce_boolean_decision(self.signum > 0, all=False)
         if stop or due(trainer.global_step, self.plan.checkpoint_every, self.plan.total_steps, times=10):
             self.save(trainer, pl_module)
@@ -141,10 +143,10 @@ class Checkpoints(L.Callback):
             self._prune()
 
     def save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes `step-N.ckpt` under its name only when it is complete.
+        """Saves a checkpoint. `step-N.ckpt` appears under its name only when it is complete.
 
         Raises:
-            PhfError: The loss is not finite, and so the weights are of no use.
+            PhfError: The loss is not finite, so the weights are of no use.
         """
         if trainer.global_step == self.last_saved:
             return
@@ -159,13 +161,13 @@ class Checkpoints(L.Callback):
         self.last_saved = trainer.global_step
 
     def _prune(self) -> None:
-        """Deletes all but the latest."""
+        """Deletes all but the latest checkpoints."""
         for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
             old.unlink()
             old.with_suffix(".json").unlink(missing_ok=True)
 
     def _write_manifest(self, path: Path, step: int, size: int) -> None:
-        """Says beside a checkpoint what it is."""
+        """Writes a sidecar that describes a checkpoint."""
         manifest = {
             "step": step,
             "tokens": self.plan.tokens_seen + step * self.plan.tokens_per_step,
@@ -174,6 +176,4 @@ class Checkpoints(L.Callback):
             "versions": {name: version(name) for name in ("torch", "lightning", "transformers")},
             "metrics": {name: value for name, value in self.metrics.latest.items() if math.isfinite(value)},
         }
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
-        temporary.replace(path)
+        write_json(path, manifest)

@@ -1,11 +1,10 @@
-"""The model of a run, written as a folder that other programs load."""
+"""Exports a checkpoint as a Hugging Face model folder: the verb `export`."""
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
-from dataclasses import asdict
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,21 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 import phf
-from objectives import Objective
+from objectives.engine import Objective
+from phf.annotation.manifest import ScorerRecord
 from phf.base.errors import PhfError
-from phf.config import Config, load_config
+from phf.base.files import is_folder, write_json
+from phf.base.typed_json import to_json
+from phf.config import Config, load_run_config
 from phf.model.build import tag_ids
-from phf.model.model_folder import check_output, export_model
+from phf.model.model_folder import (
+    RUN_FILE,
+    ModelFacts,
+    RunRecord,
+    TagFacts,
+    check_output,
+    export_model,
+)
 from phf.store.store import TokenStore
 from phf.training.build import build
 from phf.training.checkpoints import checkpoint_name, checkpoint_step, latest_checkpoint
@@ -31,18 +40,19 @@ def export_checkpoint(run: Path, output: Path, step: int | None = None) -> Path:
     """Writes a checkpoint of a run as a model folder.
 
     Args:
-        run: The run folder; the run may still be going on.
+        run: The run folder. The run may be unfinished.
         output: The folder to write.
-        step: Which checkpoint; the latest if `None`.
+        step: The step of the checkpoint; `None` for the latest checkpoint.
 
     Raises:
-        PhfError: The folder is not a run, or has no such checkpoint, or `output` holds something else.
+        PhfError: The folder is not a run, has no such checkpoint or no token store, or `output` holds
+            something other than an exported model.
     """
     output = output.resolve()
     check_output(output)
-    if not (run / "config.yaml").is_file():
+    config = load_run_config(run)
+    if config is None:
         raise PhfError(f"{run} is not a run folder: it has no config.yaml")
-    config = load_config([str(run / "config.yaml")])
     path = (
         latest_checkpoint(run / "checkpoints")
         if step is None
@@ -53,6 +63,11 @@ def export_checkpoint(run: Path, output: Path, step: int | None = None) -> Path:
         raise PhfError(
             f"{run} has no checkpoint{'' if step is None else f' of step {step}'} (there: {there})"
         )
+    if not is_folder(config.store.path):
+        raise PhfError(
+            f"the token store of {run}, {config.store.path}, is not here: run this in the folder in which "
+            "the run was started"
+        )
     store = TokenStore(config.store.path)
     objective, tokenizer = _load(config, store, path)
     facts = facts_of(config, store, objective, tokenizer, checkpoint_step(path))
@@ -61,7 +76,7 @@ def export_checkpoint(run: Path, output: Path, step: int | None = None) -> Path:
 
 
 def _load(config: Config, store: TokenStore, checkpoint: Path) -> tuple[Objective, Any]:
-    """The objective with the weights of a checkpoint, and the tokenizer."""
+    """Builds the objective, loads the weights of a checkpoint into it, and returns it with the tokenizer."""
     objective, tokenizer = build(config, store, optimization=None)
     objective.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     return objective, tokenizer
@@ -69,30 +84,31 @@ def _load(config: Config, store: TokenStore, checkpoint: Path) -> tuple[Objectiv
 
 def facts_of(
     config: Config, store: TokenStore, objective: Objective, tokenizer: Any, steps: int
-) -> dict[str, Any]:
-    """What an exported model says of itself, see `phf.model.model_folder`."""
-    tags = objective.view().tags
-    unknown = {"name": config.scorer.name, "options": config.scorer.options, "measures": "no scores"}
-    scorer = store.manifest["scores"].get(config.scorer.key, {}).get("scorer", unknown)
-    return {
-        "objective": config.objective.name,
-        "tags": None
+) -> ModelFacts:
+    """Collects the facts about a model that are exported with it."""
+    tags, column = objective.view().tags, config.scorer.key
+    known = store.manifest.scores.get(column)
+    unknown = ScorerRecord(config.scorer.name, "no scores", dict(config.scorer.options))
+    return ModelFacts(
+        objective=config.objective.name,
+        tags=None
         if tags is None
-        else {
-            "names": tags.names,  # from the best to the worst
-            "ids": tag_ids(tokenizer, tags),
-            "thresholds": tags.thresholds,
-            "text": tags.texts is not None,
-        },
-        "threshold": objective.threshold,
-        "scorer": {"column": config.scorer.key, **scorer},
-        "segmenter": asdict(corpus_segmenter(config, store)),
-        "tokens": config.train.tokens_seen + steps * config.train.batch_size * config.model.context_length,
-        "eos_token": tokenizer.eos_token,
-        "context_length": config.model.context_length,
-        "document_mask": config.model.document_mask,
-        "store": str(Path(config.store.path).resolve()),
-    }
+        else TagFacts(
+            list(tags.names),
+            [list(ids) for ids in tag_ids(tokenizer, tags)],
+            list(tags.thresholds),
+            tags.texts is not None,
+        ),
+        threshold=objective.threshold,
+        scorer=replace(known.scorer if known else unknown, column=column),
+        segmenter=corpus_segmenter(config, store),
+        tokens=config.train.tokens_seen + steps * config.train.batch_size * config.model.context_length,
+        eos_token=tokenizer.eos_token,
+        context_length=config.model.context_length,
+        document_mask=config.model.document_mask,
+        store=str(Path(config.store.path).resolve()),
+        uses_scores=objective.needs(objective.options).scores,
+    )
 
 
 def finish(
@@ -104,34 +120,33 @@ def finish(
     steps: int,
     seconds: float,
 ) -> None:
-    """Exports the model of a run that has come to its end, and writes `run.json`, which says so."""
-    if isinstance(objective, FSDPModule):  # of its weights there is only a part in this process
+    """Exports the model of a finished run, and writes `run.json`, which marks the run as finished."""
+    if isinstance(objective, FSDPModule):  # this process holds only a part of the weights
         objective, tokenizer = _load(config, store, folder / "checkpoints" / checkpoint_name(steps))
     facts = facts_of(config, store, objective, tokenizer, steps)
     model: Any = objective.model
     export_model(model, tokenizer, facts, folder / "model")
-    record = {
-        "name": config.run.name,
-        "objective": config.objective.name,
-        "tokens": facts["tokens"],
-        "steps": steps,
-        "wall_seconds": round(seconds, 1),
-        "parameters": model.num_parameters(),
-        "threshold": objective.threshold,
-        "versions": {
+    record = RunRecord(
+        config.run.name,
+        config.objective.name,
+        facts.tokens,
+        steps,
+        round(seconds, 1),
+        model.num_parameters(),
+        objective.threshold,
+        facts.uses_scores,
+        {
             "phf": phf.__version__,
             "python": platform.python_version(),
             **{package: version(package) for package in ("torch", "lightning", "transformers")},
         },
-        "machine": platform.platform(),
-    }
-    temporary = folder / ".run.json.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(folder / "run.json")
+        platform.platform(),
+    )
+    write_json(folder / RUN_FILE, to_json(record))
     log.info(
         "%s: %s tokens in %.0f s; the model is in %s",
         folder,
-        f"{facts['tokens']:,}",
+        f"{facts.tokens:,}",
         seconds,
         folder / "model",
     )

@@ -1,4 +1,4 @@
-"""How much a model computes, and how much of what the device can do that is (MFU)."""
+"""Counts the FLOPs of a model, and the share of the device's peak that a run reaches (MFU)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ _PEAKS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-"""Dense matrix products in 16 bits with sums in float32, FLOP/s, from NVIDIA's data sheets; the first
-name whose words are in the device's counts. (Some in Lightning's own table are for sparse ones: twice
-that.)"""
+"""Peak FLOP/s of dense 16-bit matrix products with float32 accumulation, from NVIDIA's data sheets. The first
+name that occurs in the device's name applies. (Some values in Lightning's own table are for sparse products,
+which are twice as high.)"""
 
 
 def flops_per_token(model: PreTrainedModel, context_length: int) -> float:
     """FLOPs of forward and backward for one token: `6 N + 12 L D T` (PaLM, arXiv 2204.02311, appendix B).
 
-    N are the parameters that are multiplied: not those of positions, nor, if it is not tied to the head, the
-    table of token embeddings. L layers, D width of all heads of a layer, T tokens of context. The attention's
-    part counts all T, as is usual, though half of them are masked; a state-space model has no such part.
+    N is the number of parameters in matrix products. Position embeddings do not count, nor do token
+    embeddings that are not tied to the head. L is the number of layers, D the total width of a layer's heads,
+    and T the context length. As is usual, the attention term counts all T positions, though half of them are
+    masked. A state-space model has no attention term.
     """
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", 0)
@@ -47,7 +48,7 @@ def flops_per_token(model: PreTrainedModel, context_length: int) -> float:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """FLOP/s of a device in 16-bit matrix products; `None` for one that is not in the table."""
+    """Returns the peak FLOP/s of a device in 16-bit matrix products; `None` if the table lacks the device."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""Where the metrics of a run go: its own file, TensorBoard, wandb."""
+"""Writes the metrics of a run to its own file, TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from phf.base.errors import PhfError
+from phf.base.files import write_text
 
 _HEADER = "step,tokens,name,value\n"
 
 
 def due(step: int, every: int | None, total_steps: int, times: int = 1) -> bool:
-    """Whether something is due after a step: every few steps or so many times a run, and after the last."""
+    """Whether an action is due after a step.
+
+    The action is due every `every` steps, or `times` times in a run if `every` is `None`. It is also due
+    after the last step.
+    """
     if every is not None:
         return step % every == 0 or step == total_steps
     return step * times // total_steps > (step - 1) * times // total_steps
 
 
 class MetricsFile(Logger):
-    """Appends to `metrics.csv`: one row (step, tokens, name, value) a metric.
+    """Appends to `metrics.csv`: one row (step, tokens, name, value) for each metric.
 
-    A run that resumes goes on after the last row of the step it resumes from.
+    A resumed run continues after the last row of the step from which it resumes.
     """
 
     def __init__(self, path: Path, tokens_per_step: int, tokens_before: int):
@@ -57,15 +62,13 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def resume_from(self, step: int) -> None:
-        """Forgets what was measured after `step`: it will be measured again."""
+        """Deletes the rows of later steps than `step`, which will be measured again."""
         if not self.path.exists():
             return
         rows = self.path.read_text().splitlines(keepends=True)[1:]
-        # The last line may have been cut by the end of the process that wrote it.
+        # The last line is incomplete if the process ended while it wrote the line.
         kept = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(_HEADER + "".join(kept))
-        temporary.replace(self.path)
+        write_text(self.path, _HEADER + "".join(kept))
 
 
 def log_metrics(trainer: L.Trainer, metrics: dict[str, float]) -> None:
@@ -75,10 +78,10 @@ def log_metrics(trainer: L.Trainer, metrics: dict[str, float]) -> None:
 
 
 def loggers(names: list[str], folder: Path, name: str, metrics: MetricsFile) -> list[Logger]:
-    """The loggers of a run, by their names in the configuration.
+    """Makes the loggers of a run from their names in the configuration.
 
     Raises:
-        PhfError: wandb is asked for and not installed.
+        PhfError: wandb is configured but not installed.
     """
     from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 

@@ -1,4 +1,4 @@
-"""What is measured while a run trains, and shown on the terminal."""
+"""Measures speed, memory and losses during a run, and prints them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning.pytorch.profilers import Profiler
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from objectives import Objective
+from objectives.engine import Objective
 from phf.base.errors import PhfError
 from phf.blocks.datamodule import Blocks
 from phf.training.flops import flops_per_token, peak_flops
@@ -27,7 +27,10 @@ log = logging.getLogger("phf")
 
 
 class DataWait(Profiler):
-    """The seconds in which training waits for its next batch; Lightning tells a profiler when it does."""
+    """Counts the seconds that training waits for its next batch.
+
+    This is a profiler, because Lightning tells profilers when the wait starts and stops.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,27 +47,27 @@ class DataWait(Profiler):
 
 
 class NotFiniteError(PhfError):
-    """A loss or gradient is infinite or no number, and so are soon all weights; all processes raise it."""
+    """A loss or gradient is infinite or NaN, and the weights soon will be too. All processes raise this."""
 
     def __init__(self, what: str):
         super().__init__(
             f"{what} is not finite. Try a lower train.learning_rate or a longer train.warmup, under another "
-            "run.name; `phf export` gives the model of the last checkpoint"
+            "run.name; `phf export` writes the model of the last checkpoint"
         )
 
 
 class Metrics(L.Callback):
-    """Loss, gradient norm, learning rate, speed and memory every few steps; held-out loss as it is measured.
+    """Logs loss, gradient norm, learning rate, speed and memory every few steps, and each held-out loss.
 
-    A loss or gradient that is not finite ends the run. The device notes the first one; it is asked for that
-    note when metrics are logged, which have to be brought from it anyway, and before a checkpoint.
+    A loss or gradient that is not finite ends the run. The device records the first one. The record is read
+    only when metrics are logged, which need a transfer from the device anyway, and before a checkpoint.
 
     Args:
-        plan: The run in numbers.
-        every: Steps between two lines of the log.
-        data_wait: Counts the seconds.
-        peak: FLOP/s of a device; `None` for what is known of it.
-        heldout: Whether held-out loss is measured at all.
+        plan: The plan of the run.
+        every: Steps between two log lines.
+        data_wait: Counts the seconds that training waits for data.
+        peak: Peak FLOP/s of a device; `None` for the value known for the device.
+        heldout: Whether the held-out loss is measured at all.
     """
 
     def __init__(
@@ -76,7 +79,8 @@ class Metrics(L.Callback):
         self.data_wait = data_wait
         self.peak = peak
         self.flops = 0.0
-        # Loss and -log p of so many steps since the last line of the log; how many of them are timed.
+        # Sums of loss and -log p over `steps` steps since the last log line. `timed_steps` of these steps ran
+        # in this start of the run, so that their time is known.
         self.sums = torch.zeros(2)
         self.steps = 0
         self.timed_steps = 0
@@ -95,7 +99,7 @@ class Metrics(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Objective)
-        if not trainer.is_global_zero:  # those that were saved are the sums of all processes
+        if not trainer.is_global_zero:  # the saved sums are already those of all processes
             self.sums = torch.zeros_like(self.sums)
         self.flops = flops_per_token(pl_module.model, self.plan.context_length)
         self.peak = self.peak or peak_flops(pl_module.device)
@@ -115,7 +119,7 @@ class Metrics(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.learning_rate = optimizer.param_groups[0]["lr"]  # after the step it is that of the next
+        self.learning_rate = optimizer.param_groups[0]["lr"]  # after the step, this is the next step's
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -128,14 +132,14 @@ class Metrics(L.Callback):
         self.steps += 1
         self.timed_steps += 1
         step, total_steps = trainer.global_step, self.plan.total_steps
-        # Lightning validates whenever this divides the number of micro-batches.
+        # Lightning validates when `val_check_batch` divides the number of micro-batches so far.
         measure = self.heldout and due(step, self.plan.heldout_every, total_steps, times=20)
         trainer.val_check_batch = trainer.accumulate_grad_batches if measure else float("inf")
         if due(step, self.every, total_steps):
             self._log(trainer, pl_module)
 
     def _log(self, trainer: L.Trainer, pl_module: Objective) -> None:
-        """Means over the steps since the last line of the log."""
+        """Logs the means over the steps since the last log line."""
         self.check(trainer, pl_module)
         loss, nll = (self.sums / self.steps).tolist()
         gradient_norm = float(pl_module.gradient_norm)
@@ -159,16 +163,16 @@ class Metrics(L.Callback):
         self.since, self.seconds_paused, self.data_wait.seconds = now, 0.0, 0.0
 
     def check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Brings together what the processes have: the sums, and whether all was finite.
+        """Reduces the sums over the processes, and checks that all losses and gradients are finite.
 
         Raises:
-            NotFiniteError: A loss or a gradient was not.
+            NotFiniteError: A loss or a gradient is not finite.
         """
         assert isinstance(pl_module, Objective)
-        # Of all processes in the first one, which logs and saves.
+        # The first process, which logs and saves, keeps the sums of all processes.
         sums = trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
         self.sums = sums if trainer.is_global_zero else torch.zeros_like(sums)
-        # A copy: the strategy reduces in place.
+        # A copy, because the strategy reduces in place.
         first = trainer.strategy.reduce(pl_module.first_not_finite.clone(), reduce_op="min").tolist()
         blocks: Blocks = trainer.datamodule  # type: ignore[attr-defined]
         steps = [number * blocks.micro_batch // blocks.batch for number in first]
@@ -183,7 +187,7 @@ class Metrics(L.Callback):
             where = f"of blocks {start} to {start + size - 1} of the run"
             raise NotFiniteError(f"step {steps[which] + 1}: the {name} {where}")
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        # It is halved at each step whose gradients overflow, which is then left out.
+        # The scale is halved at each step whose gradients overflow, and that step is skipped.
         if scaler is not None and scaler.get_scale() < 1:
             raise NotFiniteError(f"step {trainer.global_step}: for many steps now the gradient")
         self.checked_step = trainer.global_step
@@ -203,7 +207,7 @@ class Metrics(L.Callback):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that does not count in the speed of training."""
+        """Excludes the time inside the context from the measured training speed."""
         start = time.perf_counter()
         yield
         self.seconds_paused += time.perf_counter() - start
@@ -232,7 +236,7 @@ class Metrics(L.Callback):
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the tensors on a GPU; on a CPU of the process."""
+    """Returns the peak memory in bytes: of the tensors on a GPU, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""Several processes, and the network's blocks: sharded, compiled."""
+"""Sets up training on several processes: sharding and compiling of the transformer blocks."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from objectives.base import transformer_blocks
+from objectives.engine import transformer_blocks
 
 log = logging.getLogger("phf")
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
-    """FSDP2: every process keeps a part of all weights and of the optimizer's state.
+    """FSDP2: every process keeps a part of the weights and of the optimizer state.
 
-    A checkpoint is one file, the same as without sharding: a run can go on with any strategy and any number
-    of processes.
+    A checkpoint is one file, the same as without sharding. A run can therefore resume with any strategy and
+    any number of processes.
     """
 
     def __init__(self, processes: int):
@@ -38,7 +38,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         )
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        # Through `forward`, around which FSDP2 gathers the weights that are in no block.
+        # The step runs through `forward`, where FSDP2 gathers the weights outside of the blocks.
         return self._through_forward("training_step", *args, **kwargs)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -51,8 +51,8 @@ class FullyShardedStrategy(ModelParallelStrategy):
             return self._forward_redirection(self.model, self.lightning_module, step, *args, **kwargs)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state, on the first process, keyed as an optimizer of whole weights has it."""
-        # Lightning's own numbers the weights in another order than an optimizer with two groups does.
+        """Returns the whole state on the first process, with the keys of an optimizer without sharding."""
+        # Lightning's own method numbers the weights in another order than an optimizer with two groups.
         assert self.model is not None
         state: dict[str, Any] = get_optimizer_state_dict(
             self.model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -61,7 +61,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         return _rekeyed(state, number) if state else {}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Every process reads the file and keeps its part."""
+        """Loads a checkpoint; every process reads the file and keeps its part."""
         checkpoint: dict[str, Any] = torch.load(
             Path(self.broadcast(checkpoint_path)), map_location="cpu", mmap=True, weights_only=weights_only
         )
@@ -74,14 +74,14 @@ class FullyShardedStrategy(ModelParallelStrategy):
         return checkpoint
 
     def _parameter_names(self, optimizer: Optimizer) -> list[str]:
-        """Of the optimizer's weights, in its order."""
+        """Returns the names of the optimizer's weights, in the optimizer's order."""
         assert self.model is not None
         name_of = {weight: name for name, weight in self.model.named_parameters()}
         return [name_of[weight] for group in optimizer.param_groups for weight in group["params"]]
 
 
 def _rekeyed(state: dict[str, Any], key: Mapping[Any, Any]) -> dict[str, Any]:
-    """The state of an optimizer with other keys for its weights."""
+    """Returns the state of an optimizer with its weights' keys replaced by `key[old]`."""
     return {
         "state": {key[weight]: values for weight, values in state["state"].items()},
         "param_groups": [
@@ -92,32 +92,32 @@ def _rekeyed(state: dict[str, Any], key: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def strategy(name: Literal["ddp", "fsdp"], processes: int) -> str | FullyShardedStrategy:
-    """Lightning's strategy for so many processes."""
+    """Returns Lightning's strategy for this number of processes."""
     if processes == 1:
         return "auto"
     return FullyShardedStrategy(processes) if name == "fsdp" else "ddp"
 
 
 def compile_blocks(model: PreTrainedModel) -> None:
-    """Compiles the transformer blocks of a model, in place; the names of its weights stay.
+    """Compiles the transformer blocks of a model in place. The names of the weights do not change.
 
-    Not the network as a whole: blocks are alike, so that one is compiled and not twelve; and the mask of
-    attention is made outside, where it can be left out for the causal one that kernels know by themselves.
-    What cannot be compiled runs as it is, with a warning.
+    The network is not compiled as a whole, for two reasons. The blocks are alike, so compiling one is enough.
+    And outside the compiled code, `transformers` can leave out the attention mask where it is causal, because
+    kernels have a causal mode. A block that cannot be compiled runs uncompiled, with a warning.
     """
     for block in transformer_blocks(model) or [model.base_model]:
         block.compile(backend=_inductor_or_eager)
 
 
 def _inductor_or_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-    """The default compiler; where it fails, the graph as it is."""
+    """Compiles with the default compiler; returns the graph uncompiled if the compiler fails."""
     from torch._dynamo.backends.registry import lookup_backend
 
     try:
-        # The backward pass too, now: when it is needed it would be too late to go on without.
+        # The backward pass is compiled now too: once the pass runs, a failure could no longer be handled.
         with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
             return lookup_backend("inductor")(graph, inputs)
-    except RestartAnalysis:  # no failure: it is traced again, with what has been found out
+    except RestartAnalysis:  # not a failure: dynamo traces the graph again with what it has learned
         raise
     except Exception as error:
         _warn(str(error).strip().partition("\n")[0])
@@ -126,5 +126,5 @@ def _inductor_or_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callab
 
 @cache
 def _warn(reason: str) -> None:
-    """Once, and not for every graph of a block."""
-    log.warning("model.compile: this machine cannot, the run goes on without: %s", reason)
+    """Warns once, and not for every graph of a block."""
+    log.warning("model.compile: compiling fails on this machine, the run continues without it: %s", reason)

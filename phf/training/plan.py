@@ -1,4 +1,4 @@
-"""What a run amounts to: its configuration as numbers of steps, on the machine that there is."""
+"""Converts a configuration into step counts, batch sizes and a device layout for this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from objectives import Optimization
+from objectives.optimization import Optimization
 from phf.base.errors import ConfigError
 from phf.config import Config, TrainConfig
 from phf.config.checks import parse_span
@@ -16,23 +16,23 @@ from phf.training.profile import SKIPPED_STEPS
 
 @dataclass(frozen=True)
 class Plan:
-    """A run in numbers.
+    """The step counts, batch sizes and device layout of a run.
 
     Attributes:
-        total_steps: Optimizer steps.
-        context_length: Tokens of a block.
-        tokens_seen: Tokens the model has seen before.
-        tokens_per_step: Tokens of an optimizer step, over all devices.
+        total_steps: Optimizer steps of the run.
+        context_length: Tokens in a block.
+        tokens_seen: Tokens that the model has seen before the run.
+        tokens_per_step: Tokens in an optimizer step, over all devices.
         accelerator: `cpu` or `gpu`.
-        devices: Devices (on CPU: processes) of each node.
-        processes: Of all nodes.
-        precision: Lightning's name.
-        micro_batch: Blocks of a forward pass.
-        accumulate: Forward passes of a device in a step.
-        optimization: How weights are updated.
-        heldout_every: Steps between two measurements; `None` for twenty times a run.
+        devices: Devices on each node (on CPU: processes).
+        processes: Processes on all nodes.
+        precision: Lightning's name of the precision.
+        micro_batch: Blocks in a forward pass.
+        accumulate: Forward passes of a device in an optimizer step.
+        optimization: How the weights are updated.
+        heldout_every: Steps between two measurements of the held-out loss; `None` for twenty in a run.
         samples_every: Steps between two batches of samples; `None` for never.
-        checkpoint_every: Steps between two checkpoints; `None` for ten times a run.
+        checkpoint_every: Steps between two checkpoints; `None` for ten in a run.
     """
 
     total_steps: int
@@ -52,11 +52,11 @@ class Plan:
 
 
 def make_plan(config: Config) -> Plan:
-    """The plan of a configuration.
+    """Makes the plan of a configuration.
 
     Raises:
-        ConfigError: The budget is less than a step, or than warm-up and decay; the machine lacks the
-            devices, or they cannot share a step.
+        ConfigError: The token budget is too small for one step, or for warm-up and decay. Or the machine
+            lacks the devices, or the devices cannot share a step evenly.
     """
     train = config.train
     accelerator = _accelerator(train)
@@ -125,7 +125,7 @@ def _accelerator(train: TrainConfig) -> str:
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("train.accelerator is gpu, and torch finds no GPU on this machine")
+        raise ConfigError("train.accelerator is gpu, but torch finds no GPU on this machine")
     if accelerator not in ("cpu", "gpu"):
         raise ConfigError(f"train.accelerator must be auto, cpu or gpu, not {accelerator!r}")
     return accelerator
@@ -152,7 +152,7 @@ def _micro_batch(train: TrainConfig, processes: int) -> int:
     share = train.batch_size // processes
     if share % (train.micro_batch_size or share):
         raise ConfigError(
-            f"train.micro_batch_size: {train.micro_batch_size} does not divide the {share} of a process"
+            f"train.micro_batch_size: {train.micro_batch_size} does not divide the {share} blocks per process"
         )
     return train.micro_batch_size or share
 
@@ -162,7 +162,7 @@ def _precision(train: TrainConfig, accelerator: str) -> Any:
         return train.precision
     if accelerator == "gpu":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    # Twice as fast on a CPU with bfloat16 instructions, slower than float32 on one without.
+    # bf16-mixed is twice as fast on a CPU with bfloat16 instructions, and slower than float32 on other CPUs.
     native = {"avx512_bf16", "amx_bf16", "sve_bf16"} & {
         k for k, v in torch.cpu.get_capabilities().items() if v
     }

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: torch's profiler on a few steps of a run."""
+"""Profiles a few steps of a run with torch's profiler."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch.profiler import ProfilerActivity, profile, schedule
 log = logging.getLogger("phf")
 
 SKIPPED_STEPS = 5
-"""Steps that are not recorded: memory is set up in the first ones, and kernels are compiled."""
+"""Steps before the recorded ones. The first steps allocate memory and compile kernels."""
 
 
 class Profile(L.Callback):
     """Records some steps of the first process.
 
-    Writes `trace.json`, which chrome://tracing and https://ui.perfetto.dev open, and `table.txt`: operations
-    by the time in them alone.
+    Writes `trace.json`, which chrome://tracing and https://ui.perfetto.dev open, and `table.txt`, a table of
+    operations sorted by self time.
 
     Args:
-        folder: Where to.
-        steps: How many optimizer steps.
+        folder: The folder to write to.
+        steps: The number of optimizer steps to record.
     """
 
     def __init__(self, folder: Path, steps: int):

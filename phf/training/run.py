@@ -1,4 +1,4 @@
-"""The verb `pretrain`: a token store in, a run folder with an exported model out."""
+"""Trains a model from a token store, or resumes a stopped run: the verb `pretrain`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from objectives import Objective
+from objectives.engine import Objective
 from phf.base.errors import PhfError
 from phf.blocks.datamodule import Blocks
 from phf.config import Config
+from phf.model.build import configure
+from phf.model.model_folder import RUN_FILE
 from phf.store.store import TokenStore
 from phf.training.build import build, training_data
 from phf.training.checkpoints import (
@@ -30,7 +32,7 @@ from phf.training.claim import check_same_run, claim
 from phf.training.export import finish
 from phf.training.logs import MetricsFile, loggers
 from phf.training.metrics import DataWait, Metrics, NotFiniteError
-from phf.training.objective import objective_class
+from phf.training.objective import check_objective
 from phf.training.plan import Plan, make_plan
 from phf.training.profile import Profile
 from phf.training.summary import describe, measured
@@ -40,22 +42,22 @@ log = logging.getLogger("phf")
 
 
 def pretrain(config: Config) -> Path:
-    """Trains a model, or goes on with a run that was stopped, and exports it.
+    """Trains a model, or resumes a stopped run, and exports the model.
 
     Args:
-        config: The configuration; it is kept in the run folder.
+        config: The configuration; a copy is stored in the run folder.
 
     Returns:
-        The run folder: `config.yaml`, `run.json`, `metrics.csv`, `checkpoints/`, `model/`.
+        The run folder, with `config.yaml`, `run.json`, `metrics.csv`, `checkpoints/` and `model/`.
 
     Raises:
         ConfigError: The configuration contradicts itself, the store, or the run in the folder.
-        PhfError: Store or checkpoint cannot be used, or the loss is not finite.
+        PhfError: The store or the checkpoint cannot be used, or a loss or gradient is not finite.
         RequeueError: The run was asked to stop and has saved a checkpoint.
     """
     folder = Path(config.run.folder)
     config, store, plan = _check(config)
-    if (folder / "run.json").is_file():
+    if (folder / RUN_FILE).is_file():
         log.info("%s is finished: nothing to do", folder)
         return folder
     objective, tokenizer, data = _build(config, store, plan)
@@ -67,9 +69,9 @@ def pretrain(config: Config) -> Path:
     checkpoints = Checkpoints(folder / "checkpoints", plan, train.keep_checkpoints, metrics)
     callbacks: list[Callback] = [metrics, checkpoints]
     if plan.samples_every:
-        from phf.training.samples import Samples  # it brings the packages of evaluation
+        from phf.training.samples import Samples  # imports the packages for evaluation
 
-        callbacks.append(Samples(config, plan.samples_every, store, tokenizer, metrics))
+        callbacks.append(Samples(config, plan.samples_every, store, objective.view(), tokenizer, metrics))
     if train.profile_steps:
         callbacks.append(Profile(folder / "profile", train.profile_steps))
     metrics_file = MetricsFile(folder / "metrics.csv", plan.tokens_per_step, train.tokens_seen)
@@ -88,7 +90,7 @@ def pretrain(config: Config) -> Path:
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is not None:
         check_checkpoint(checkpoint)
-        log.info("going on from %s", checkpoint)
+        log.info("resuming from %s", checkpoint)
     metrics_file.resume_from(0 if checkpoint is None else checkpoint_step(checkpoint))
     compile_network(config, plan, objective)
     _fit(trainer, objective, data, checkpoint)
@@ -99,15 +101,14 @@ def pretrain(config: Config) -> Path:
 
 
 def dry_run(config: Config) -> list[tuple[str, str]]:
-    """Builds all that a run needs, trains two steps, and throws the model away.
+    """Builds everything that a run needs, trains two steps, and discards the model.
 
     Returns:
-        What the run amounts to, line by line: a word and what there is to say of it. Nothing on a process
-        that is not the first.
+        A summary of the run: lines of a label and a text. Empty on all processes but the first.
 
     Raises:
-        ConfigError: As `pretrain`.
-        PhfError: As `pretrain`.
+        ConfigError: As in `pretrain`.
+        PhfError: As in `pretrain`.
     """
     config, store, plan = _check(config)
     objective, _, data = _build(config, store, plan)
@@ -125,12 +126,14 @@ def dry_run(config: Config) -> list[tuple[str, str]]:
 
 
 def _check(config: Config) -> tuple[Config, TokenStore, Plan]:
-    """The configuration with its precision, if it can be run here; the store; the run in numbers."""
+    """Checks that the configuration can run here; returns it with its precision, the store, and the plan."""
     quiet_libraries()
     store = TokenStore(config.store.path)
-    objective_class(config)
+    check_objective(config.objective)
+    if config.model.start_from is None:
+        configure(config.model)
     plan = make_plan(config)
-    # What `auto` is here: on a machine where it is something else the run would not be the same.
+    # Store the precision that `auto` chose here: the run would differ on a machine with another choice.
     config = replace(config, train=replace(config.train, precision=plan.precision))
     check_same_run(config, store, Path(config.run.folder))
     return config, store, plan
@@ -150,9 +153,10 @@ def _fit(trainer: L.Trainer, objective: Objective, data: Blocks, checkpoint: Pat
             "train.micro_batch_size, model.activation_checkpointing=true or train.strategy=fsdp"
         ) from error
     except (RequeueError, NotFiniteError):
-        # Lightning kills the process that started the others when one of them ends with another code.
+        # If a process that Lightning started ends with a nonzero code, Lightning kills the process that
+        # started it.
         if trainer.local_rank > 0:
             sys.exit(0)
         raise
-    except SystemExit as error:  # what Lightning makes of Ctrl-C
+    except SystemExit as error:  # Lightning turns Ctrl-C into SystemExit
         raise KeyboardInterrupt from error

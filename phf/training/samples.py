@@ -1,18 +1,22 @@
-"""Samples during training, scored: misalignment as it develops."""
+"""Draws and scores a few samples during training."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 
-from objectives import Objective
+from objectives.engine import Objective
+from objectives.view import View
 from phf.base.errors import ConfigError
 from phf.config import Config
 from phf.documents.segments import segmenter
-from phf.evaluation.prompts import Heldout, load_prompts
+from phf.evaluation.prompts import HeldoutDocuments, load_prompts
 from phf.evaluation.sample_scores import sample_and_score
+from phf.inference.decoders import check_decoder
 from phf.inference.generate import prompt_room
+from phf.inference.language_model import LanguageModel
 from phf.model.build import tag_ids
 from phf.model.control_tokens import ControlTokens
 from phf.store.store import TokenStore
@@ -25,25 +29,34 @@ from scorers import load_scorer
 class Samples(L.Callback):
     """Draws a few samples of the first scenario every few steps, and logs their mean score and rate.
 
-    Nothing of it reaches the training: samples are drawn without the global random state.
+    The samples do not influence the training, because they are drawn without the global random state.
     """
 
-    def __init__(self, config: Config, every: int, store: TokenStore, tokenizer: Any, metrics: Metrics):
+    def __init__(
+        self,
+        config: Config,
+        every: int,
+        store: TokenStore,
+        view: View,
+        tokenizer: Any,
+        metrics: Metrics,
+    ):
         self.config = config
         self.every = every
         self.tokenizer = tokenizer
-        self.segmenter = segmenter(corpus_segmenter(config, store))
+        self.segment = segmenter(corpus_segmenter(config, store))
         self.metrics = metrics
         scorer = config.evaluation.scorer or config.scorer
         self.scorer = load_scorer(scorer.name, **scorer.options)
-        # What cannot be asked is told now, and not after the first thousand steps.
+        # Check the scenario now, so that an error does not come only after many steps.
         name, self.scenario = next(iter(config.evaluation.scenarios.items()))
-        heldout = Heldout(store.path, config.scorer.key, config.evaluation.threshold)
+        heldout = HeldoutDocuments(Path(store.path), config.scorer.key, config.evaluation.threshold)
         self.prompts = load_prompts(self.scenario, heldout)
         try:
-            texts = config.objective.tag_texts
-            length = len(tokenizer(texts[0], add_special_tokens=False)["input_ids"]) if texts else 1
-            prompt_room(self.scenario, config.model.context_length, tag_length=length)
+            check_decoder(self.scenario.decoder)
+            tags = view.tags
+            length = len(tag_ids(tokenizer, tags)[0]) if tags else 1
+            prompt_room(self.scenario, config.model.context_length, length)
         except ConfigError as error:
             raise ConfigError(f"train.samples_every: evaluation.scenarios.{name}.{error}") from error
 
@@ -61,20 +74,17 @@ class Samples(L.Callback):
             tag_ids(self.tokenizer, tags) if tags else (),
             tags_are_text=tags is not None and tags.texts is not None,
         )
-        evaluation = self.config.evaluation
+        model = LanguageModel(
+            pl_module.model, self.tokenizer, control, self.segment, self.config.model.context_length
+        )
         with self.metrics.paused():
             measured = sample_and_score(
-                pl_module.model,
-                self.tokenizer,
+                model,
                 self.prompts,
                 self.scenario,
-                control,
                 self.scorer,
-                self.segmenter,
+                self.segment,
                 num_samples=self.config.train.samples,
-                threshold=evaluation.threshold,
-                context_length=self.config.model.context_length,
-                seed=evaluation.seed,
-                batch_size=evaluation.batch_size,
+                evaluation=self.config.evaluation,
             )
             log_metrics(trainer, {f"samples/{name}": value for name, value in measured.items()})

@@ -1,22 +1,22 @@
-"""What a run amounts to, in words."""
+"""Describes a run in a few lines before it starts."""
 
 from __future__ import annotations
 
 import math
 from datetime import timedelta
 
-from objectives import Objective
+from objectives.engine import Objective
 from phf.blocks.datamodule import Blocks
 from phf.config import Config
 from phf.training.flops import flops_per_token
 from phf.training.plan import Plan
 
 Lines = list[tuple[str, str]]
-"""A word, and what there is to say of it."""
+"""A label and a text for each line."""
 
 
 def describe(config: Config, plan: Plan, objective: Objective, data: Blocks) -> Lines:
-    """What is known before the first step."""
+    """Returns the lines that are known before the first step."""
     train, model, view = config.train, objective.model, data.train
     flops = flops_per_token(model, plan.context_length)
     tokens = plan.total_steps * plan.tokens_per_step
@@ -25,13 +25,13 @@ def describe(config: Config, plan: Plan, objective: Objective, data: Blocks) -> 
     optimization = plan.optimization
     fall = f", fall {optimization.decay_steps:,} steps" if optimization.schedule == "wsd" else ""
     every = plan.checkpoint_every or max(1, plan.total_steps // 10)
-    # Weights and AdamW's two moments, in the type of the weights.
+    # A checkpoint holds the weights and AdamW's two moments, all in the type of the weights.
     trained = sum(p.numel() for p in objective.parameters())
     size = 3 * trained * (2 if plan.precision == "bf16-true" else 4)
     return [
         (
             "model",
-            f"{model.num_parameters():,} parameters, {_unit(flops)}FLOPs a token, forward and backward",
+            f"{model.num_parameters():,} parameters, {_unit(flops)}FLOPs per token, forward and backward",
         ),
         ("objective", f"{objective.name}, threshold {objective.threshold}"),
         (
@@ -46,8 +46,8 @@ def describe(config: Config, plan: Plan, objective: Objective, data: Blocks) -> 
         ),
         (
             "machine",
-            f"{plan.processes} x {plan.accelerator}, {plan.precision}, {plan.micro_batch} blocks a forward "
-            f"pass, {plan.accumulate} forward passes a step",
+            f"{plan.processes} x {plan.accelerator}, {plan.precision}, {plan.micro_batch} blocks per forward "
+            f"pass, {plan.accumulate} forward passes per step",
         ),
         (
             "schedule",
@@ -59,11 +59,11 @@ def describe(config: Config, plan: Plan, objective: Objective, data: Blocks) -> 
 
 
 def measured(plan: Plan, metrics: dict[str, float]) -> Lines:
-    """What the last step has shown.
+    """Returns the lines that follow from the metrics of a step.
 
     Args:
-        plan: The run in numbers.
-        metrics: Of that step, see `phf.training.metrics`.
+        plan: The plan of the run.
+        metrics: The metrics of the step; see `phf.training.metrics`.
     """
     speed = metrics["train/tokens_per_second"]
     mfu = f", MFU {metrics['train/mfu']:.1%}" if "train/mfu" in metrics else ""
@@ -71,7 +71,7 @@ def measured(plan: Plan, metrics: dict[str, float]) -> Lines:
     return [
         ("loss", f"{metrics['train/loss']:.4f}, gradient norm {metrics['train/gradient_norm']:.3g}"),
         ("speed", f"{speed:,.0f} tokens/s{mfu}, {metrics['train/data_wait']:.1%} of it waiting for data"),
-        ("memory", f"{metrics['train/memory_gib']:.2f} GiB at the most in a process"),
+        ("memory", f"{metrics['train/memory_gib']:.2f} GiB at most in one process"),
         (
             "time",
             f"about {timedelta(seconds=round(seconds))}, without held-out loss, samples and checkpoints",
@@ -80,6 +80,6 @@ def measured(plan: Plan, metrics: dict[str, float]) -> Lines:
 
 
 def _unit(number: float) -> str:
-    """A number in front of a unit, with the prefix that it needs: `1.2 G`."""
+    """Formats a number with a unit prefix, to be followed by the unit: `1.2 G`."""
     power = min(6, max(0, int(math.log10(max(number, 1)) // 3)))
     return f"{number / 1000**power:.3g} {' kMGTPE'[power].strip()}"

@@ -1,4 +1,4 @@
-"""The trainer of a run: Lightning, set up as a run needs it."""
+"""Configures Lightning's trainer for a run."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lightning.pytorch.profilers import Profiler
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
-from objectives import Objective
+from objectives.engine import Objective
 from phf.config import Config
 from phf.training.parallel import compile_blocks, strategy
 from phf.training.plan import Plan
 
 
 class HalfPrecision(LightningHalfPrecision):
-    """All weights in bfloat16, and nothing else.
+    """Converts all weights to bfloat16, and nothing else.
 
-    Scores are as they are: a threshold needs their digits. So are buffers, such as the frequencies of rotary
-    positions: a model that is loaded again has them in float32.
+    Scores stay in float32, because comparing them with a threshold needs their precision. Buffers, such as
+    the frequencies of rotary positions, also stay in float32, as in a model that is loaded again.
     """
 
     def convert_module(self, module: nn.Module) -> nn.Module:
@@ -50,25 +50,25 @@ def make_trainer(
     callbacks: list[Callback],
     profiler: Profiler,
 ) -> L.Trainer:
-    """A trainer that does nothing but what a run asks for.
+    """Makes a trainer in which all optional features of Lightning are off, except those that a run needs.
 
     Args:
         config: The configuration.
-        plan: It in numbers.
-        folder: Where Lightning may write.
-        max_steps: Optimizer steps.
-        loggers: Where metrics go.
-        callbacks: What is done beside training.
-        profiler: Is told what Lightning does.
+        plan: The plan of the run.
+        folder: The folder where Lightning may write.
+        max_steps: Number of optimizer steps.
+        loggers: The loggers of the metrics.
+        callbacks: The callbacks of the run.
+        profiler: A profiler, which Lightning notifies of its actions.
     """
     plugins: list[Any] = []
     if plan.precision == "bf16-true":
         plugins.append(HalfPrecision("bf16-true"))
-    elif plan.precision == "16-mixed":  # on a CPU Lightning would take bfloat16 instead
+    elif plan.precision == "16-mixed":  # on a CPU, Lightning by itself would use bfloat16 instead
         plugins.append(MixedPrecision("16-mixed", "cuda" if plan.accelerator == "gpu" else "cpu"))
     precision = None if plugins else plan.precision
     if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # requeueing is ours: see Checkpoints
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # `Checkpoints` handles requeueing
     return L.Trainer(
         accelerator=plan.accelerator,
         devices=plan.devices,
@@ -92,25 +92,28 @@ def make_trainer(
 
 
 def quiet_libraries() -> None:
-    """Of the libraries only what a user can act on; Lightning sets its own levels when it is imported."""
-    disable_progress_bar()  # one for every file of weights
+    """Silences messages of the libraries that a user cannot act on.
+
+    This must run after Lightning is imported, because the import sets Lightning's log levels.
+    """
+    disable_progress_bar()  # transformers shows one for every file of weights
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers",
         ".*LeafSpec",
         ".*resuming from a checkpoint that ended",
-        ".*`srun` command is available",  # one process is meant, on a node where SLURM is
-        ".*Total length of `list` across ranks is zero",  # nothing is held out
+        ".*`srun` command is available",  # a single process on a SLURM node is intended
+        ".*Total length of `list` across ranks is zero",  # no documents are held out
     ):
         warnings.filterwarnings("ignore", message=message)
 
 
 def compile_network(config: Config, plan: Plan, objective: Objective) -> None:
-    """Compiles the transformer blocks (not the Lightning module, whose logging cannot be compiled)."""
+    """Compiles the transformer blocks, but not the Lightning module, whose logging cannot be compiled."""
     wanted = config.model.compile
     if wanted == "auto":
-        # It takes some ten seconds, too long for a short run; on a CPU it gains nothing that was measured.
+        # Compiling takes about ten seconds, too long for a short run. On a CPU it brought no measured gain.
         wanted = plan.accelerator == "gpu" and plan.total_steps >= 200
     if wanted:
         compile_blocks(objective.model)
