@@ -24,12 +24,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from turns import Pace
 
-from objectives import OBJECTIVES, Optimization, View
+from objectives.optimization import Optimization
+from objectives.view import View
 from phf.blocks.datamodule import StepBlocks, TrainingBlocks
 from phf.blocks.packed import PackedView
 from phf.config import Config, load_config
 from phf.model.build import build_model
 from phf.store.store import TokenStore
+from phf.training.objective import OBJECTIVES
 from phf.training.run import pretrain
 
 # Layers, width, heads.
@@ -40,11 +42,11 @@ OBJECTIVE_OPTIONS = {
     "mle": [],
     "filtering": ["objective.threshold=0.2"],
     "upsampling": ["objective.threshold=0.2"],
-    "conditional": ["objective.threshold=6e-6", "objective.drop_rate=0.01"],
+    "conditional": ["objective.threshold=6e-6", "objective.options.drop_rate=0.01"],
     "masking": ["objective.threshold=0.06"],
-    "unlikelihood": ["objective.threshold=0.06", "objective.alpha=1"],
-    "rwr": ["objective.beta=1"],
-    "awr": ["objective.beta=1", "objective.alpha=0.5"],
+    "unlikelihood": ["objective.threshold=0.06", "objective.options.alpha=1"],
+    "rwr": ["objective.options.beta=1"],
+    "awr": ["objective.options.beta=1", "objective.options.alpha=0.5"],
 }
 
 
@@ -116,11 +118,11 @@ def describe(arguments: argparse.Namespace) -> str:
 def ours(config: Config, pace: Pace) -> None:
     """`phf pretrain`."""
 
-    class Paced(OBJECTIVES[config.objective.name]):  # type: ignore[misc]
-        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-            pace(outputs["loss"])
+    def on_train_batch_end(self: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pace(outputs["loss"])
 
-    OBJECTIVES[config.objective.name] = Paced
+    # A contender has its process for itself.
+    OBJECTIVES.find(config.objective.name).on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
     pretrain(config)
 
 
@@ -151,8 +153,9 @@ class WithLoss(nn.Module):
             return nll.mean()
         value = -self.value_head(output.hidden_states[-1]).float().sigmoid().flatten()
         advantage = -scores[:, 1:].flatten() - value
-        weight = (advantage.detach() / self.objective.beta).exp().clamp(max=1000)
-        return (self.objective.alpha * weight * nll + (1 - self.objective.alpha) * advantage**2).mean()
+        alpha, beta = (self.objective.options[name] for name in ("alpha", "beta"))
+        weight = (advantage.detach() / beta).exp().clamp(max=1000)
+        return (alpha * weight * nll + (1 - alpha) * advantage**2).mean()
 
 
 def plain_loop(config: Config, pace: Pace) -> None:

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -30,7 +31,7 @@ import torch
 from synthetic import SCORER, write_store
 from torch.utils.data import DataLoader
 
-from objectives import Tags, View
+from objectives.view import Tags, View
 from phf.blocks.datamodule import StepBlocks, TrainingBlocks
 from phf.blocks.packed import PackedView
 from phf.store.store import StoreSplit, TokenStore
@@ -120,8 +121,8 @@ def opening(sizes: list[float], context_length: int, repeats: int) -> list[dict[
                 for _ in range(repeats)
             ]
         seconds, mib = map(statistics.median, zip(*measured, strict=True))
-        rows.append({**counts, "seconds": seconds, "mib": mib})
-        numbers = (counts["tokens"], counts["documents"], counts["segments"])
+        rows.append({**asdict(counts), "seconds": seconds, "mib": mib})
+        numbers = (counts.tokens, counts.documents, counts.segments)
         print("".join(f"{number:>15,}" for number in numbers) + f"{seconds * 1e3:>15.1f}{mib:>15.1f}")
     return rows
 

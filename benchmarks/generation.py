@@ -32,6 +32,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrain
 
 from phf.config import ScenarioConfig
 from phf.inference.generate import generate_all
+from phf.inference.language_model import LanguageModel
 from phf.model.control_tokens import ControlTokens
 
 SIZES = {
@@ -126,8 +127,10 @@ def main() -> None:
     model, tokenizer, control = make_model(arguments.model, arguments.mean_tokens)
     model = model.to(arguments.device, getattr(torch, arguments.dtype))
 
+    language_model = LanguageModel(model, tokenizer, control)
+
     def ours(scenarios: Scenarios, seed: int) -> list[int]:
-        drawn = generate_all(model, tokenizer, scenarios, control, batch_size=arguments.batch, seed=seed)
+        drawn = generate_all(language_model, scenarios, batch_size=arguments.batch, seed=seed)
         return [sample.num_tokens for samples in drawn.values() for sample in samples]
 
     contenders: dict[str, Callable[[Scenarios, int], list[int]]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +9,11 @@ import numpy as np
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from phf.annotation.manifest import ScorerRecord
+from phf.base.files import write_json
+from phf.base.typed_json import to_json
+from phf.store.manifest import ColumnRecord, SplitCounts, StoreCounts, StoreManifest
+from phf.store.store import MANIFEST
 from phf.store.tokenizer import EOS_TOKEN
 from phf.store.writer import EncodedDocuments, SplitWriter
 
@@ -24,7 +28,7 @@ def write_store(
     vocabulary: int = 50257,
     document_tokens: int = 1000,
     segment_tokens: int = 25,
-) -> dict[str, int]:
+) -> SplitCounts:
     """Writes a store with the project's own writer; nothing is held out.
 
     Lengths of documents and segments are geometric, tokens follow Zipf's law, scores lie in [0, 1), most of
@@ -47,23 +51,28 @@ def write_store(
     lengths = rng.geometric(1 / segment_tokens, counts.sum())
     text = (vocabulary ** rng.random(lengths.sum())).astype(np.int64)
     with ExitStack() as stack:
-        train, _ = (SplitWriter(stack, folder / split, dtype, [SCORER]) for split in ("train", "heldout"))
+        train, heldout = (
+            SplitWriter(stack, folder / split, dtype, [SCORER]) for split in ("train", "heldout")
+        )
         for piece in range(max(1, round(tokens / PIECE_TOKENS))):
             rows = np.arange(num_documents) + piece * num_documents
             scores = rng.random(len(lengths), np.float32) ** 4
             train.add(0, EncodedDocuments(text, lengths, counts, [scores], rows, rows.astype(np.uint64)))
-        size = train.counts
+        size = StoreCounts(train.counts, heldout.counts, empty_documents=0)
     backend = Tokenizer(models.WordLevel({EOS_TOKEN: 0} | {f"w{i}": i for i in range(1, vocabulary)}))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token=EOS_TOKEN, eos_token=EOS_TOKEN, unk_token=EOS_TOKEN
     )
     tokenizer.save_pretrained(folder / "tokenizer")
-    manifest = {
-        "documents": {"format": "jsonl"},
-        "segmenter": {"name": "sentence"},
-        "scores": {SCORER: {"scorer": {"name": SCORER, "options": {}, "measures": "nothing"}}},
-        "counts": {"train": size},
-        **{key: {} for key in ("tokenizer", "store", "shards", "annotations")},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return size
+    manifest = StoreManifest(
+        documents={"format": "jsonl"},
+        segmenter={"name": "sentence"},
+        tokenizer={},
+        store={},
+        shards={},
+        annotations={},
+        counts=size,
+        scores={SCORER: ColumnRecord(ScorerRecord(SCORER, "nothing"))},
+    )
+    write_json(folder / MANIFEST, to_json(manifest))
+    return size.train

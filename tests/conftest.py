@@ -93,7 +93,7 @@ def tiny(code_documents, tmp_path_factory) -> Config:
             "train.loggers=[csv]",
             "evaluation.scenarios.unconditional.samples=8",
             "evaluation.scenarios.unconditional.max_new_tokens=16",
-            "evaluation.heldout_blocks=8",
+            "evaluation.measures.heldout.blocks=8",
         ]
     )
     annotate(config)

@@ -143,10 +143,9 @@ def test_bad_rows_are_listed_and_all_else_is_scored_and_tokenized(phf):
     code, err = phf("tokenize")
     assert code == 0, err
     store = TokenStore(Path("store"))
-    tokens = store.manifest["counts"]
-    assert (
-        sum(tokens[split]["documents"] for split in SPLITS) + tokens["empty_documents"] == found["documents"]
-    )
+    tokens = store.manifest.counts
+    in_splits = sum(store.split(split).num_documents for split in SPLITS)
+    assert in_splits + tokens.empty_documents == found["documents"]
     texts = "".join(store.tokenizer().decode(store.split(split).tokens.tolist()) for split in SPLITS)
     assert len(texts) == sum(map(len, good)) + sum(len(f"document {i}\n") for i in range(20))
     assert good[1] in texts
@@ -273,7 +272,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(phf, disk):
     paths = ["annotations.path=disk/annotations", "store.path=disk/store"]
     code, err = phf("annotate", *paths)
     assert code == 1
-    assert "annotations.path: disk/annotations: Read-only file system" in one_line(err)
+    assert re.search(r"annotations\.path: disk/annotations\S*: Read-only file system", one_line(err))
     subprocess.run(["mount", "-o", "remount,rw,size=1m", str(disk)], check=True)
     assert phf("annotate", *paths)[0] == 0
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

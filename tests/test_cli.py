@@ -1,12 +1,14 @@
+import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
 
-from phf.arguments import VERBS
-from phf.cli import _VERBS, main
+from phf.cli import main
+from phf.verbs import VERBS
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -36,20 +38,42 @@ def test_tokenizing_does_not_wait_for_lightning():
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_examples(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main([verb, "--help"])
+        main([*verb.split(), "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert "examples:" in text
     assert f"  phf {verb}" in text
 
 
-def test_version_and_wrong_usage(capsys):
+def test_version(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
     assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("phf ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["anotate"], "no verb 'anotate'; did you mean annotate?"),
+        (["annotations", "statsu"], "no verb 'annotations statsu'; did you mean annotations status?"),
+        (["-x"], "no verb '-x'; phf --help lists the verbs"),
+    ],
+)
+def test_a_verb_that_is_not_there(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["anotate"])
+        main(arguments)
     assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"phf: {message}\n"
+
+
+def test_a_group_of_verbs_is_listed(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["annotations"])
+    assert stopped.value.code == 2
+    out = capsys.readouterr().out
+    assert all(f"  {verb} " in out for verb in VERBS if verb.startswith("annotations "))
+    assert "pretrain" not in out
 
 
 @pytest.mark.parametrize(
@@ -61,7 +85,9 @@ def test_version_and_wrong_usage(capsys):
         (["annotate", "documents.path=nowhere.jsonl"], 2, "no such file: nowhere.jsonl"),
         (["annotate", "documents.path=.", "scorer.name=pep9"], 2, "no scorer 'pep9'; did you mean pep8?"),
         (["annotate", "documents.path=.", "scorer.options.x=1"], 2, "scorer pep8 has no option 'x'"),
-        (["annotate", "--export", "x", "--status"], 2, "--export and --push-to-hub go without --status"),
+        (["annotations", "status"], 1, "no annotations of pep8; run `phf annotate` first"),
+        (["objectives", "mlee"], 2, "no objective 'mlee'; did you mean mle?"),
+        (["help", "train.tokns"], 2, "no key train.tokns; did you mean train.tokens?"),
         (["tokenize"], 2, "documents.path"),
         (["evaluate", "nowhere"], 2, "nowhere: no such folder; give a run or model folder"),
         (["evaluate", "a.key=1"], 2, "give a run or model folder"),
@@ -75,7 +101,8 @@ def test_a_mistake_is_one_line_and_a_code(arguments, code, message, capfd, tmp_p
     assert main(arguments) == code
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.startswith(f"phf {arguments[0]}: ")
+    verb = " ".join(arguments[:2]) if " ".join(arguments[:2]) in VERBS else arguments[0]
+    assert err.startswith(f"phf {verb}: ")
     assert message in err
     assert err.count("\n") == 1
 
@@ -115,7 +142,7 @@ def test_an_interrupt_says_what_comes_of_it(verb, capsys, monkeypatch):
     def interrupt(arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(_VERBS, verb, interrupt)
+    monkeypatch.setitem(VERBS, verb, replace(VERBS[verb], run=interrupt))
     assert main([verb]) == 130
     hint = "; the same command goes on from here" if verb == "annotate" else ""
     assert capsys.readouterr().err == f"phf {verb}: interrupted{hint}\n"
@@ -132,15 +159,33 @@ def test_print_config_prints_yaml_and_stops(capsys):
     assert "folder: runs/mine" in capsys.readouterr().out
 
 
-def test_what_can_be_done_with_scorers_is_told(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["scorers", "pep8"])
-    assert stopped.value.code == 2
-    assert "invalid choice: 'pep8'" in capsys.readouterr().err
-
-
-def test_scorers_are_listed(capsys):
-    assert main(["scorers"]) == 0
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["scorers"], ("pep8", "violations")),
+        (["scorers", "pep8"], ("PEP8",)),
+        (["objectives"], ("conditional", "drop_rate")),
+        (["objectives", "conditional"], ("tag", "drop_rate: number, default ")),
+        (["measures"], ("heldout", "blocks")),
+        (["decoders", "guidance"], ("weight: number",)),
+        (["attackers"], ("evolution", "endpoint")),
+        (["formats"], ("parquet", "jsonl")),
+        (["help"], ("train ", "evaluation ")),
+        (["help", "train.batch_size"], ("train.batch_size: integer, default 64",)),
+    ],
+)
+def test_what_there_is_to_choose_from_is_listed_and_explained(arguments, said, capsys):
+    assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert "pep8" in out
-    assert "violations" in out
+    for words in said:
+        assert words in out
+
+
+@pytest.mark.parametrize("arguments", ["--help", "evaluate --help", "help", "annotate --print-config"])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "phf", *arguments.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.stderr == ""

@@ -1,6 +1,7 @@
-"""The commands of the README and of the walk-through, run as they stand."""
+"""The commands of README and walk-through are run; the configuration of all other examples is read."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from phf.cli import main
+from phf.verbs import VERBS
+
 ROOT = Path(__file__).parents[1]
+PAGES = sorted({*(ROOT / "docs").rglob("*.md")} - {*(ROOT / "docs" / "_build").rglob("*.md")})
+NO_CONFIG = {
+    "report",
+    "scorers",
+    "help",
+    *(name for name in VERBS if VERBS[name].summary.startswith("list ")),
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -33,7 +44,7 @@ def run_phf(command: str, folder: Path) -> str:
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
     """A folder in which the walk-through has been followed to the letter."""
-    page = ROOT / "docs" / "your-own-documents.md"
+    page = ROOT / "docs" / "start" / "your-own-documents.md"
     folder = tmp_path_factory.mktemp("walk")
     (folder / "my-code").mkdir()
     stdlib = Path(sysconfig.get_paths()["stdlib"])
@@ -63,14 +74,61 @@ def test_the_commands_of_the_readme(walked):
             assert command == ". .venv/bin/activate"
 
 
+def test_a_scorer_is_tried(tmp_path):
+    """The example of docs/guides/scorers.md says what the page says it says."""
+    page = ROOT / "docs" / "guides" / "scorers.md"
+    (command,) = (line for line in commands(page) if "try pii" in line)
+    shown = [line.rstrip() for line in run_phf(command, tmp_path).splitlines()]
+    assert shown == [line.rstrip() for line in blocks(page, "text")[0].splitlines()]
+
+
 def test_the_scorer_of_ones_own(tmp_path):
-    """The class of docs/scorers.md, in a file, with the commands of that page."""
-    page = ROOT / "docs" / "scorers.md"
+    """The class of docs/extend/scorers.md, in a file, with the commands of that page."""
+    page = ROOT / "docs" / "extend" / "scorers.md"
     (tmp_path / "shouting.py").write_text(blocks(page, "python")[0])
     (tmp_path / "my-documents").mkdir()
     (tmp_path / "my-documents" / "a.txt").write_text("HELLO there. I SHOUT! 12.")
-    outputs = [run_phf(command, tmp_path) for command in commands(page)]
-    assert "5:19 EMAIL_ADDRESS jo@example.com" in outputs[0]
+    for command in commands(page):
+        run_phf(command, tmp_path)
     (sidecar,) = (tmp_path / "data").rglob("*.parquet")
     scores = pq.read_table(sidecar)["scores"].to_pylist()
     assert scores == [[pytest.approx(0.5), 1.0, None]]
+
+
+def _lines(commands: str) -> list[str]:
+    return [line.strip() for line in commands.replace("\\\n", " ").splitlines()]
+
+
+def examples() -> list[tuple[str, str, str]]:
+    """Every `phf` command of the documentation and of the verbs' help: its place, itself, the page's YAML."""
+    found = [(f"phf {name} --help", line, "") for name in VERBS for line in _lines(VERBS[name].examples)]
+    for page in [*PAGES, ROOT / "configs" / "README.md"]:
+        text = page.read_text(encoding="utf-8")
+        shown = [
+            *re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL),
+            *re.findall(r"(?m)^    phf (?:.*\\\n)*.*", text),
+        ]
+        lines = _lines("\n".join(shown))
+        own = "\n".join(re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[:1])
+        found += [(page.name, line, own) for line in dict.fromkeys(lines) if line.startswith("phf ")]
+    return found
+
+
+@pytest.mark.parametrize(("place", "command", "own"), examples())
+def test_the_configuration_of_every_example_is_valid(place, command, own, tmp_path, monkeypatch, capsys):
+    """The keys exist and the values fit; an example that reads no configuration has a known verb."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command.replace("$seed", "1").replace("runs/*", "runs/a runs/b"), comments=True)[1:]
+    words = words[: words.index("<")] if "<" in words else words
+    verb = " ".join(words[:2]) if " ".join(words[:2]) in VERBS else words[0]
+    assert verb in VERBS, place
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--help"])
+    if "--print-config" not in capsys.readouterr().out:
+        return
+    for word in words:
+        if re.fullmatch(r"(runs|exported|models)/[\w./-]+", word):
+            (tmp_path / word).mkdir(parents=True, exist_ok=True)
+        elif re.fullmatch(r"[\w-]+\.yaml", word) and not (ROOT / "configs" / word).exists():
+            (tmp_path / word).write_text(own)
+    assert main([*words, "--print-config"]) == 0, f"{place}: {capsys.readouterr().err}"

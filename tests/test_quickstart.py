@@ -2,11 +2,13 @@
 
 import json
 import math
+from unittest.mock import Mock
 
 import pytest
 
 from phf import quickstart as module
-from phf.config import find_config, load_config
+from phf.base.errors import ConfigError
+from phf.config import load_config
 from phf.quickstart import quickstart, write_corpus
 
 
@@ -18,7 +20,7 @@ def small(monkeypatch):
 def test_the_whole_way(small, tmp_path, capsys):
     config = load_config(
         [
-            str(find_config("quickstart.yaml")),
+            "quickstart.yaml",
             f"run.folder={tmp_path / 'quick'}",
             "train.tokens=40000",
             "store.heldout_fraction=0.2",
@@ -31,7 +33,7 @@ def test_the_whole_way(small, tmp_path, capsys):
             "evaluation.scenarios.functions.samples=1",
             "evaluation.scenarios.functions.max_new_tokens=16",
             "evaluation.scenarios.functions.max_prompts=8",
-            "evaluation.heldout_blocks=8",
+            "evaluation.measures.heldout.blocks=8",
         ]
     )
     folder = quickstart(config)
@@ -40,7 +42,7 @@ def test_the_whole_way(small, tmp_path, capsys):
     for run in results["runs"]:
         assert run["run"]["tokens"] == 38912
         assert run["run"]["wall_seconds"] > 0
-        assert math.isfinite(run["heldout"]["loss"])
+        assert math.isfinite(run["measures"]["heldout"]["loss"]["value"])
         assert set(run["scenarios"]) == {"unconditional", "functions"}
         for scenario in run["scenarios"].values():
             assert scenario["n"] > 0
@@ -51,6 +53,26 @@ def test_the_whole_way(small, tmp_path, capsys):
     made = (tmp_path / "quick" / "mle" / "run.json").stat().st_mtime_ns
     quickstart(config)  # everything is there already
     assert (tmp_path / "quick" / "mle" / "run.json").stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective.name=rwr"], None),
+        (["objective.name=rwr", "objective.options.beta=1"], None),
+        (["objective.threshold=[0,q0.9]"], None),
+        (
+            ["objective.name=rwr", "objective.options.bet=1"],
+            r"objective\.options: no key bet; did you mean beta",
+        ),
+        (["objective.name=rwrr"], "no objective 'rwrr'; did you mean rwr"),
+    ],
+)
+def test_any_objective_against_mle_checked_before_any_work(tmp_path, monkeypatch, overrides, message):
+    monkeypatch.setattr(module, "write_corpus", Mock(side_effect=InterruptedError("work began")))
+    config = load_config(["quickstart.yaml", f"run.folder={tmp_path}", *overrides])
+    with pytest.raises(ConfigError if message else InterruptedError, match=message or "work began"):
+        quickstart(config)
 
 
 def test_the_corpus_is_the_same_every_time_and_has_no_generated_tables(small, tmp_path):

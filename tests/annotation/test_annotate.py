@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -16,10 +17,14 @@ import pytest
 
 from phf.annotation import pool, sidecars
 from phf.annotation.annotate import annotate
+from phf.annotation.annotations import Annotations
+from phf.annotation.manifest import Counts
 from phf.annotation.score_chunk import Chunk, score_chunk
 from phf.base.errors import ConfigError, PhfError
+from phf.base.typed_json import to_json
 from phf.config import Config, load_config
-from phf.documents.documents import Document, Shard
+from phf.documents.formats.base import Document
+from phf.documents.shards import Shard
 from scorers import load_scorer
 
 ODD_SCORERS = '''
@@ -176,14 +181,14 @@ def test_a_sidecar_has_segments_scores_and_spans(corpus):
     assert empty == {"row": 1, "id": "nothing", "source": None, "segment_ends": [], "scores": [], "spans": []}
     assert (last["row"], last["segment_ends"], last["scores"]) == (3, [8, 13], [0.125, 0.0])
     assert bad_rows(config) == [("a.jsonl", 2, "no field 'text', only 'no'")]
-    assert manifest == json.loads((folder(config) / "manifest.json").read_text())
-    assert manifest["counts"] == {"documents": 3, "segments": 4, "unscored": 0, "bad_rows": 1}
-    assert manifest["mean"] == pytest.approx(0.09375)
-    assert [manifest["quantiles"][share] for share in ("0.5", "0.75", "0.9")] == [0.0, 0.125, 0.25]
-    assert [shard["name"] for shard in manifest["shards"]] == ["a.jsonl"]
-    assert manifest["segmenter"] == {"name": "line"}
-    assert manifest["scorer"]["range"] == [0.0, None]
-    assert manifest["scorer"]["fingerprint"] == load_scorer("pep8").fingerprint
+    assert to_json(manifest) == json.loads((folder(config) / "manifest.json").read_text())
+    assert manifest.counts == Counts(documents=3, segments=4, unscored=0, bad_rows=1)
+    assert manifest.mean == pytest.approx(0.09375)
+    assert [manifest.quantiles[share] for share in ("0.5", "0.75", "0.9")] == [0.0, 0.125, 0.25]
+    assert [shard.name for shard in manifest.shards] == ["a.jsonl"]
+    assert manifest.segmenter == {"name": "line"}
+    assert manifest.scorer.range == [0.0, None]
+    assert manifest.scorer.fingerprint == load_scorer("pep8").fingerprint
     assert sorted(path.name for path in folder(config).iterdir()) == [
         "a.jsonl.bad.jsonl",
         "a.jsonl.parquet",
@@ -217,7 +222,7 @@ def test_several_processes_write_what_one_writes(corpus, tmp_path):
     one, two = (
         corpus(shards, f"annotations.path={tmp_path / str(n)}", f"annotations.processes={n}") for n in (1, 2)
     )
-    counts = [annotate(config)["counts"] for config in (one, two)]
+    counts = [annotate(config).counts for config in (one, two)]
     assert rows(one) == rows(two)
     assert len(rows(one)) == 3
     assert counts[0] == counts[1]
@@ -341,7 +346,7 @@ def test_killed_at_any_moment_it_completes_without_a_wrong_or_a_double_row(corpu
     config = load_config(arguments)
     assert rows(config) == rows(whole)
     assert bad_rows(config) == bad_rows(whole)
-    assert json.loads((there / "manifest.json").read_text())["counts"] == manifest["counts"]
+    assert Annotations(there).manifest().counts == manifest.counts
     assert not [path for path in there.iterdir() if path.is_dir()]
 
 
@@ -349,12 +354,12 @@ def test_parts_share_out_the_shards_and_the_last_one_counts(corpus, tmp_path):
     shards = many(10, shards=5)
     whole = annotate(corpus(shards, f"annotations.path={tmp_path / 'whole'}"))
     part = [corpus({}, "annotations.parts=3", f"annotations.part={i}") for i in range(3)]
-    assert annotate(part[1])["counts"] is None
+    assert annotate(part[1]).counts is None
     assert list(rows(part[1])) == ["s1.jsonl.parquet", "s4.jsonl.parquet"]
-    assert annotate(part[0])["counts"] is None
-    assert annotate(part[1])["counts"] is None
+    assert annotate(part[0]).counts is None
+    assert annotate(part[1]).counts is None
     manifest = annotate(part[2])
-    assert manifest == whole | {"documents": manifest["documents"]}
+    assert manifest == replace(whole, documents=manifest.documents)
     assert annotate(part[0]) == manifest
 
 
@@ -378,7 +383,7 @@ def test_parts_may_run_at_the_same_time(corpus, tmp_path):
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     config = load_config(arguments)
     assert rows(config) == rows(whole)
-    assert json.loads((folder(config) / "manifest.json").read_text())["counts"]["documents"] == 180
+    assert Annotations(folder(config)).manifest().counts.documents == 180
 
 
 @pytest.mark.parametrize(
@@ -420,7 +425,7 @@ def test_what_is_written_among_the_documents_is_none(corpus, tmp_path, monkeypat
     (Path("s") / "train").mkdir(parents=True)
     (Path("s") / "train" / "x.parquet").write_text("no document")
     manifest = annotate(config)
-    assert manifest["counts"]["documents"] == 1
+    assert manifest.counts.documents == 1
     assert annotate(config) == manifest
 
 
@@ -431,9 +436,12 @@ def test_options_that_change_nothing_are_no_other_scorer(corpus):
 
 def test_settings_that_are_no_json_are_written_as_text(corpus, monkeypatch):
     config = corpus({"a": ["b\n"]})
-    monkeypatch.setattr("odd_scorers.Length.settings", lambda self: {"model": Path("a/b")}, raising=False)
+    settings = {"model": Path("a/b"), "limit": float("inf"), "labels": {0: ("a", 1)}}
+    monkeypatch.setattr("odd_scorers.Length.settings", lambda self: settings, raising=False)
+    monkeypatch.setattr("odd_scorers.Length.version", 2)
     assert annotate(config) == annotate(config)
-    assert annotate(config)["scorer"]["settings"] == {"model": "a/b"}
+    assert annotate(config).scorer.settings == {"model": "a/b", "limit": None, "labels": {"0": ["a", 1]}}
+    assert annotate(config).scorer.version == "2"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"documents": 1}'])
@@ -473,8 +481,8 @@ def test_a_document_that_the_scorer_fails_on_is_a_bad_row(corpus, processes):
     assert "the score -0.5 is" in reasons["negative"]
     assert "outside of its segment of 5 characters" in reasons["span"]
     assert "label that is not text" in reasons["label"]
-    assert manifest["counts"] == {"documents": 3, "segments": 3, "unscored": 1, "bad_rows": 15}
-    assert manifest["mean"] == 0.75
+    assert manifest.counts == Counts(documents=3, segments=3, unscored=1, bad_rows=15)
+    assert manifest.mean == 0.75
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -495,21 +503,21 @@ def test_a_scorer_that_breaks_stops_it_and_no_document_is_given_up(
     texts = {f"s{i}": [f"{i} {j}\n" for j in range(count)] for i in range(shards)}
     options = [f"scorer.options.file={tmp_path / 'works'}", "scorer.options.calls=3"]
     config = corpus(texts, *options, f"annotations.processes={processes}", scorer="Broken")
-    message = r"scorer broken: RuntimeError: the device is lost \(and so for \d\d documents in a row\); once"
+    message = r"scorer broken: RuntimeError: the device is lost \(\d\d documents in a row have failed\); once"
     with pytest.raises(PhfError, match=message) as error:
         annotate(config)
     assert "\n" not in str(error.value)
     (tmp_path / "works").touch()
-    counts = annotate(config)["counts"]
+    counts = annotate(config).counts
     # Only what failed at the end of shards that were over before it was sure.
-    assert counts["bad_rows"] < (32 * processes if shards > 1 else 1)
-    assert counts["documents"] + counts["bad_rows"] == 600
+    assert counts.bad_rows < (32 * processes if shards > 1 else 1)
+    assert counts.documents + counts.bad_rows == 600
 
 
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["", "raise\n"] * 32, "for 32 documents in a row"),
+        (["", "raise\n"] * 32, "32 documents in a row have failed"),
         (["", "raise\n"], "none of 1 rows can be read and scored"),
     ],
 )
@@ -539,7 +547,7 @@ def test_too_many_bad_rows_over_all_shards_stop_it(corpus):
             ("c.jsonl", 1),
         ]
     assert str(folder(config) / "c.jsonl.bad.jsonl") in str(error.value)
-    assert annotate(corpus(None, "documents.max_bad_rows=4", scorer="Odd"))["counts"]["bad_rows"] == 4
+    assert annotate(corpus(None, "documents.max_bad_rows=4", scorer="Odd")).counts.bad_rows == 4
     with pytest.raises(PhfError, match=r"more than documents.max_bad_rows=2$"):
         annotate(corpus(None, "documents.max_bad_rows=2", scorer="Odd"))
 
@@ -575,7 +583,7 @@ def test_two_processes_do_not_write_one_shard(corpus):
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(PhfError, match=r"another process is annotating shard a\.jsonl"):
             annotate(config)
-    assert annotate(config)["counts"]["documents"] == 1
+    assert annotate(config).counts.documents == 1
 
 
 def test_nothing_is_printed_and_the_result_is_logged(corpus, capfd, caplog):
@@ -598,7 +606,7 @@ def test_lines_tell_the_progress_where_there_is_no_terminal(corpus, caplog, monk
 def test_several_scorers_read_the_documents_once(corpus, tmp_path, monkeypatch):
     reads = []
     monkeypatch.setattr(
-        "phf.documents.documents.Shard.read", lambda *a, read=Shard.read: reads.append(a) or read(*a)
+        "phf.documents.shards.Shard.read", lambda *a, read=Shard.read: reads.append(a) or read(*a)
     )
     monkeypatch.setattr("phf.annotation.annotate._UNWRITTEN_DOCUMENTS", 10)
     monkeypatch.setattr(sidecars, "PART_DOCUMENTS", 20)
@@ -619,7 +627,7 @@ def test_several_scorers_read_the_documents_once(corpus, tmp_path, monkeypatch):
     config = corpus({}, f"scorer.name={names[0]}", f"annotations.also=[{{name: {names[1]}}},{{name: pep8}}]")
     manifest = annotate(config)
     assert len(reads) == 2
-    assert manifest["scorer"]["name"] == names[0]
+    assert manifest.scorer.name == names[0]
     for name, expected in zip(names, alone, strict=True):
         config.scorer.name = name
         assert (rows(config), bad_rows(config)) == expected
@@ -681,7 +689,7 @@ def test_a_scorer_broken_in_all_of_many_processes_is_told_at_once(corpus, monkey
         for process, chunk in enumerate(chunks)
     ]
     monkeypatch.setattr(work, "_scored", lambda chunks: scored)
-    with pytest.raises(PhfError, match="for 32 documents in a row"):
+    with pytest.raises(PhfError, match="32 documents in a row have failed"):
         list(work.run(chunks))
 
 

@@ -1,16 +1,17 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
 import pyarrow.parquet as pq
 import pytest
+from datatrove.executor.local import LocalPipelineExecutor
 
+from phf.annotation import executors
 from phf.annotation.annotate import annotate
 from phf.annotation.executors import annotate_in_tasks
 from phf.base.errors import ConfigError, PhfError
@@ -19,8 +20,6 @@ from phf.config import load_config
 from scorers import ScorerError
 
 SCORER = '''
-    import os
-    import signal
     import time
     from scorers import Score, ScorerError, SegmentScorer
 
@@ -33,8 +32,6 @@ SCORER = '''
 
         def score_segments(self, segments):
             time.sleep(self.seconds)
-            if "kill" in segments:
-                os.kill(os.getpid(), signal.SIGKILL)
             if "fail" in segments:
                 raise ScorerError("scorer length: the licence has run out\\nhere")
             return [Score(float(len(segment))) for segment in segments]
@@ -57,18 +54,15 @@ def arguments(tmp_path) -> list[str]:
     ]
 
 
-LOCAL = ["annotations.executor.name=local", "annotations.parts=4", "annotations.processes=2"]
+RAY = ["annotations.executor.name=ray", "annotations.parts=4", "annotations.processes=1"]
 
 
-def command(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "phf", "annotate", *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell has what it runs in the background ignore it, and so these tests, if they are.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+@pytest.fixture
+def cluster(monkeypatch):
+    """Stands in for a Ray cluster: datatrove runs the tasks in this process, one after the other."""
+    here = partial(LocalPipelineExecutor, workers=1)
+    monkeypatch.setattr("datatrove.executor.ray.RayPipelineExecutor", here)
+    monkeypatch.setattr(executors, "_run_on_ray", lambda executor: executor.run())
 
 
 def tables(annotations: Path) -> dict[str, list[dict[str, object]]]:
@@ -89,8 +83,8 @@ def logs(annotations: Path) -> list[list[str]]:
     return [[path.read_text() for path in sorted(call.glob("logs/*.log"))] for call in calls]
 
 
-def test_tasks_write_what_one_call_writes_and_only_what_is_missing(arguments, tmp_path, capfd, caplog):
-    config = load_config([*arguments, *LOCAL])
+def test_tasks_write_what_one_call_writes_and_only_what_is_missing(arguments, tmp_path, capfd, cluster):
+    config = load_config([*arguments, *RAY])
     annotate_in_tasks(config)
     annotations = tmp_path / "annotations"
     assert tables(annotations) == whole(arguments, tmp_path)
@@ -115,67 +109,18 @@ def test_tasks_write_what_one_call_writes_and_only_what_is_missing(arguments, tm
 
     # Where nothing is missing, one task looks whether what is there is what is wanted.
     with pytest.raises(PhfError, match=r"part 0: .* was annotated with another scorer: seconds=0.0, not 0.1"):
-        annotate_in_tasks(load_config([*arguments, *LOCAL, "scorer.options.seconds=0.1"]))
+        annotate_in_tasks(load_config([*arguments, *RAY, "scorer.options.seconds=0.1"]))
 
 
-def test_killed_at_any_moment_the_same_command_goes_on(arguments, tmp_path):
-    slow = [*arguments, *LOCAL, "scorer.options.seconds=0.02"]
-    annotations = tmp_path / "annotations"
-    for _ in range(2):
-        process = command(*slow)
-        before = sorted(annotations.glob("length.py:Length/**/*.parquet"))
-        while sorted(annotations.glob("length.py:Length/**/*.parquet")) == before:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
-        process.kill()
-        # No process outlives the main one: the pipe is closed, and no shard is kept locked.
-        process.communicate(timeout=20)
-    process = command(*slow)
-    _, output = process.communicate(timeout=180)
-    assert process.returncode == 0, output
-    assert tables(annotations) == whole([*arguments, "scorer.options.seconds=0"], tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "workers", "message"),
-    [
-        (
-            "fail",
-            1,
-            r"phf annotate: part 3: scorer length: the licence has run out \(.*task_00003.log has more\)",
-        ),
-        (
-            "fail",
-            2,
-            r"phf annotate: part 3: scorer length: the licence has run out \(.*task_00003.log has more\)",
-        ),
-        (
-            "kill",
-            2,
-            r"phf annotate: a scoring process was killed \(out of memory\?\); the same command goes on .*",
-        ),
-    ],
-)
-def test_a_task_that_fails_is_one_line(arguments, tmp_path, text, workers, message):
+def test_a_task_that_fails_is_one_line(arguments, tmp_path, capsys, cluster):
     with (tmp_path / "documents" / "s3.jsonl").open("a") as file:
-        file.write(json.dumps({"text": text}) + "\n")
-    process = command(*arguments, *LOCAL, f"annotations.processes={workers}")
-    _, output = process.communicate(timeout=180)
-    assert process.returncode == 1
-    last = output.splitlines()[-1]
-    assert re.fullmatch(message, last), output
+        file.write(json.dumps({"text": "fail"}) + "\n")
+    assert main(["annotate", *arguments, *RAY]) == 1
+    message = r"phf annotate: part 3: scorer length: the licence has run out \(.*task_00003.log has more\)"
+    output = capsys.readouterr().err
+    assert re.fullmatch(message, output.splitlines()[-1]), output
     assert "Traceback" not in output
-    if text == "fail":
-        assert "ScorerError" in logs(tmp_path / "annotations")[0][-1]  # the traceback is in the log
-
-
-def test_an_interrupt_stops_the_tasks(arguments):
-    process = command(*arguments, *LOCAL, "scorer.options.seconds=0.5")
-    assert re.search(r"phf.annotation.tasks:__call__:\d+ - part \d of 4, on ", process.stderr.readline())
-    process.send_signal(signal.SIGINT)
-    _, output = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert output.splitlines() == ["phf annotate: interrupted; the same command goes on from here"]
+    assert "ScorerError" in logs(tmp_path / "annotations")[0][-1]  # the traceback is in the log
 
 
 @pytest.mark.parametrize(
@@ -191,9 +136,10 @@ def test_an_interrupt_stops_the_tasks(arguments):
             "annotations.executor.options.time=86400: not a text such as '24:00:00' (YAML needs the quotes)",
         ),
         (
-            ["name=local", "options.tasks=3"],
-            "annotations.executor.options: local takes no option 'tasks' here; it has workers, start_method, "
-            "randomize_start_duration",
+            ["name=ray", "options.tasks=3"],
+            "annotations.executor.options: ray takes no option 'tasks' here; it has workers, "
+            "randomize_start_duration, cpus_per_task, mem_per_cpu_gb, gpus_per_task, ray_remote_kwargs, "
+            "log_first, tasks_per_job, time",
         ),
     ],
 )
@@ -206,9 +152,9 @@ def test_wrong_options_are_one_line(arguments, overrides, message):
 
 def test_what_is_wrong_is_told_before_a_task_starts(arguments, tmp_path):
     with pytest.raises(ScorerError, match="no scorer 'pep9'; did you mean pep8"):
-        annotate_in_tasks(load_config([*arguments, *LOCAL, "scorer.name=pep9"]))
+        annotate_in_tasks(load_config([*arguments, *RAY, "scorer.name=pep9"]))
     with pytest.raises(ConfigError, match="no such"):
-        annotate_in_tasks(load_config([*arguments, *LOCAL, "documents.path=nowhere"]))
+        annotate_in_tasks(load_config([*arguments, *RAY, "documents.path=nowhere"]))
     assert not (tmp_path / "annotations").exists()
 
 
@@ -222,13 +168,22 @@ def test_a_machine_without_slurm_is_told(arguments, monkeypatch, capsys):
     )
 
 
+def test_a_machine_without_ray_is_told(arguments, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["annotate", *arguments, *RAY]) == 1
+    assert capsys.readouterr().err == (
+        "phf annotate: annotations.executor.name=ray needs ray, which is not installed: "
+        "pip install 'phf[ray]'\n"
+    )
+
+
 def test_only_executors_need_datatrove(arguments):
     code = (
         "import sys; sys.modules['datatrove'] = None; from phf.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     run = [sys.executable, "-c", code, "annotate", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    failed = subprocess.run([*run, *LOCAL], env=environment, capture_output=True, text=True, check=False)
+    failed = subprocess.run([*run, *RAY], env=environment, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stderr == (
         "phf annotate: annotations.executor needs datatrove, which is not installed: "

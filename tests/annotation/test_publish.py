@@ -1,4 +1,4 @@
-"""The way out and back in: annotate -> export -> tokenize gives what annotate -> tokenize gives."""
+"""The way out and back in: annotate -> publish -> tokenize gives what annotate -> tokenize gives."""
 
 import base64
 import io
@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from phf.annotation import publish as export_module
+from phf.annotation import publish as publish_module
 from phf.annotation.annotate import annotate
-from phf.annotation.publish import export
+from phf.annotation.publish import publish
 from phf.base.errors import ConfigError, PhfError
 from phf.cli import main
 from phf.config import Config, load_config
@@ -99,7 +99,7 @@ def arrays(store: TokenStore) -> dict[str, bytes]:
     }
 
 
-def read_export(path: Path) -> list[dict[str, object]]:
+def read_published(path: Path) -> list[dict[str, object]]:
     if path.is_dir():
         return datasets.load_from_disk(str(path)).to_list()
     return pq.read_table(path).to_pylist()
@@ -108,10 +108,10 @@ def read_export(path: Path) -> list[dict[str, object]]:
 @pytest.mark.parametrize("output", ["out/scored", "out/scored.parquet"])
 @pytest.mark.parametrize("batch", [1, 1000])
 def test_a_round_trip_keeps_every_token_and_score(corpus, output, batch, monkeypatch):
-    monkeypatch.setattr(export_module, "_BATCH_DOCUMENTS", batch)
+    monkeypatch.setattr(publish_module, "_BATCH_DOCUMENTS", batch)
     annotate(corpus)
-    counts = export(corpus, Path(output))
-    segments = sum(len(row["texts"]) for row in read_export(Path(output)))
+    counts = publish(corpus, Path(output))
+    segments = sum(len(row["texts"]) for row in read_published(Path(output)))
     assert counts == {"documents": 84, "segments": segments, "bad_rows": 1}
     assert list(Path("out").iterdir()) == [Path(output)]
     direct = tokenize(corpus)
@@ -128,7 +128,7 @@ def test_a_round_trip_keeps_every_token_and_score(corpus, output, batch, monkeyp
 def test_a_row_is_that_of_the_published_corpora(corpus):
     annotate(corpus)
     annotate(with_scorer(corpus, column="careful", options={"fails_on": "fails"}))
-    assert export(corpus, Path("scored"))["bad_rows"] == 1
+    assert publish(corpus, Path("scored"))["bad_rows"] == 1
     dataset = datasets.load_from_disk("scored")
     rows = dataset.to_list()
     assert dataset.column_names[:5] == ["id", "texts", "num_sents", "scores", "avg_score"]
@@ -155,9 +155,11 @@ def test_a_row_is_that_of_the_published_corpora(corpus):
 def test_the_scores_of_another_scorer_are_under_a_name_of_their_own(corpus):
     annotate(corpus)
     annotate(with_scorer(corpus, name="pep8", column=None))
-    export(corpus, Path("scored"))
+    publish(corpus, Path("scored"))
     direct = tokenize(with_scorer(corpus, name="pep8", column=None))
-    documents = replace(corpus.documents, path="scored", format="scored", scores_field="scores_pep8")
+    documents = replace(
+        corpus.documents, path="scored", format="scored", options={"scores_field": "scores_pep8"}
+    )
     config = with_scorer(
         replace(corpus, documents=documents, store=replace(corpus.store, path="back")), column="pep8"
     )
@@ -166,8 +168,10 @@ def test_the_scores_of_another_scorer_are_under_a_name_of_their_own(corpus):
         scores = direct.split(split).scores("pep8")
         assert scores.max() > 0
         assert back.split(split).scores("pep8").tobytes() == scores.tobytes()
-    documents = replace(documents, scores_field="scores")
-    with pytest.raises(ConfigError, match=r"made with documents.scores_field=scores_pep8, not scores:"):
+    documents = replace(documents, options={})
+    with pytest.raises(
+        ConfigError, match=r"made with documents.options.scores_field=scores_pep8, not scores:"
+    ):
         tokenize(replace(config, documents=documents))
 
 
@@ -180,9 +184,15 @@ def test_scored_documents_of_others_have_their_own_names(corpus, kind):
         pq.write_table(pa.Table.from_pylist(rows), "theirs.parquet")
     else:
         datasets.Dataset.from_list(rows).save_to_disk("theirs.saved")
-    documents = replace(corpus.documents, path=f"theirs.{kind}", format="scored", texts_field="sentences")
+    documents = replace(
+        corpus.documents, path=f"theirs.{kind}", format="scored", options={"texts_field": "sentences"}
+    )
     store = replace(corpus.store, heldout_fraction=0.0)
-    config = replace(corpus, documents=replace(documents, scores_field="toxicity"), store=store)
+    config = replace(
+        corpus,
+        documents=replace(documents, options={"texts_field": "sentences", "scores_field": "toxicity"}),
+        store=store,
+    )
     split = tokenize(config).split("train")
     assert split.scores("marks")[::2].tolist() == [0.25] * 9
     assert split.document_num_scored("marks").tolist() == [1] * 9
@@ -192,7 +202,8 @@ def test_scored_documents_of_others_have_their_own_names(corpus, kind):
 
 
 def test_what_cannot_be_exported_is_one_line(corpus, capsys):
-    command = ["annotate", "documents.path=documents", "annotations.path=annotations", "scorer.column=marks"]
+    command = ["annotations", "export"]
+    command += ["documents.path=documents", "annotations.path=annotations", "scorer.column=marks"]
     Path("there.parquet").touch()
 
     def fails(code: int, message: str, *arguments: str) -> None:
@@ -201,17 +212,16 @@ def test_what_cannot_be_exported_is_one_line(corpus, capsys):
         assert message in error
         assert error.count("\n") == 1
 
-    fails(1, "no annotations there; run `phf annotate` first", "--export", "out")
+    fails(1, "no annotations there; run `phf annotate` first", "--output", "out")
     annotate(corpus)
     capsys.readouterr()
-    fails(2, "there.parquet is there already", "--export", "there.parquet")
-    fails(2, "documents/out lies among the documents", "--export", "documents/out")
-    fails(2, "in the format of the export already", "--export", "out", "documents.format=scored")
-    fails(1, "the export cannot be written", "--export", "there.parquet/out")
-    fails(2, "--private goes with --push-to-hub", "--export", "out", "--private")
+    fails(2, "there.parquet is there already", "--output", "there.parquet")
+    fails(2, "documents/out lies among the documents", "--output", "documents/out")
+    fails(2, "these documents bring their scores already", "--output", "out", "documents.format=scored")
+    fails(1, "the export cannot be written", "--output", "there.parquet/out")
     with Path("documents/a.jsonl").open("a") as file:
         file.write('{"text": "later"}\n')
-    fails(1, "shard a.jsonl is not there or has changed since then", "--export", "out")
+    fails(1, "shard a.jsonl is not there or has changed since then", "--output", "out")
     assert not Path("out").exists()
     assert not list(Path().glob(".phf-export-*"))
 
@@ -221,10 +231,10 @@ def test_without_a_hub_that_can_be_reached_the_error_is_one_line(corpus, monkeyp
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "no-token")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(ConfigError, match=r"no token of the hub: run `hf auth login`, or set HF_TOKEN"):
-        export(corpus, hub="me/scored")
+        publish(corpus, hub="me/scored")
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     with pytest.raises(PhfError, match=r"cannot upload to me/scored: .*offline mode is enabled") as error:
-        export(corpus, Path("out"), hub="me/scored")
+        publish(corpus, Path("out"), hub="me/scored")
     assert "\n" not in str(error.value)
     assert not Path("out").exists()  # it is told before anything is written
 
@@ -314,8 +324,8 @@ def test_pushing_to_a_hub_uploads_the_dataset(corpus):
         settings = {"HF_ENDPOINT": server, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0", "HF_HOME": "home"}
         settings["HF_HUB_DISABLE_XET"] = "1"  # the server knows the plain way to upload
         command = [
-            "annotate", "documents.path=documents", "annotations.path=annotations", "scorer.column=marks",
-            "--export", f"out-{name}-{token}", "--push-to-hub", f"me/{name}", "--private",
+            "annotations", "push", "documents.path=documents", "annotations.path=annotations",
+            "scorer.column=marks", "--dataset", f"me/{name}", "--private",
         ]  # fmt: skip
         return subprocess.run(
             [sys.executable, "-m", "phf", *command],
@@ -335,9 +345,9 @@ def test_pushing_to_a_hub_uploads_the_dataset(corpus):
     )
     assert right.stderr.count("\n") == 1
     assert [(repo["type"], repo["visibility"]) for repo in Hub.created] == [("dataset", "private")] * 2
+    publish(corpus, Path("out"))
     uploaded = Hub.committed["data/train-00000-of-00001.parquet"]
-    assert pq.read_table(io.BytesIO(uploaded)).to_pylist() == read_export(Path("out-scored-hf_right"))
+    assert pq.read_table(io.BytesIO(uploaded)).to_pylist() == read_published(Path("out"))
     card = Hub.committed["README.md"].decode()
     assert "- split: train" in card
     assert "num_examples: 84" in card
-    assert sorted(Path().glob("out-*")) == [Path("out-scored-hf_right")]

@@ -177,7 +177,7 @@ def test_the_command_shows_each_scorer(told, tmp_path, capsys):
     path.write_text(to_yaml(config))
     annotate(config)
     before = (folder(config) / "a.jsonl.parquet").stat().st_mtime_ns
-    assert main(["annotate", "--statistics", str(path)]) == 0
+    assert main(["annotations", "statistics", str(path)]) == 0
     out = capsys.readouterr().out
     assert "told: what it says" in out
     assert "2 \ufffd[31mred [b]" in out

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from phf.annotation.annotate import annotate
+from phf.annotation.annotations import Annotations
 from phf.annotation.score_chunk import Annotation
 from phf.annotation.sidecars import SidecarWriter
 from phf.annotation.status import LATELY_SECONDS, status
 from phf.base.errors import PhfError
 from phf.cli import main
 from phf.config import Config, to_yaml
-from phf.documents.documents import BadRow
+from phf.documents.shards import BadRow
 
 PROGRAM = """
 import sys
@@ -83,7 +84,7 @@ def part(writer: SidecarWriter, rows: range, age: float) -> None:
 
 def begin(config: Config, shard: str, age: float) -> SidecarWriter:
     """Begins a shard as a process did so many seconds ago."""
-    writer = SidecarWriter(folder(config), shard)
+    writer = SidecarWriter(Annotations(folder(config)), shard)
     os.utime(writer._parts / "lock", (time.time() - age,) * 2)
     return writer
 
@@ -142,7 +143,7 @@ def test_the_command_scores_nothing(told, tmp_path, capsys):
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(told(None, "annotations.also=[{name: pep8}]", "documents.path=nowhere")))
     before = sorted(folder(config).iterdir())
-    assert main(["annotate", "--status", str(path)]) == 0
+    assert main(["annotations", "status", str(path)]) == 0
     lines = {line[:22].strip(): line[22:].split() for line in capsys.readouterr().out.splitlines()}
     assert lines["shards done"] == ["1", "of", "2", "not", "begun"]
     assert lines["shards not begun"] == ["1", "0"]
@@ -156,7 +157,7 @@ def test_a_broken_file_is_one_line(told, name):
     config = told({"a": ["0\n"]})
     annotate(config)
     (folder(config) / name).write_text("no such thing")
-    with pytest.raises(PhfError, match=rf"{name} is .*: delete ") as error:
+    with pytest.raises(PhfError, match=rf"{name}.* is .*: delete ") as error:
         status(config)
     assert "\n" not in str(error.value)
 

@@ -158,7 +158,7 @@ def test_a_mistake_is_one_line_and_a_code(arguments, code, message, says, capsys
     assert main(["scorers", "try", arguments[0].replace("SAYS", says), *arguments[1:]]) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("phf scorers: ")
+    assert err.startswith("phf scorers try: ")
     assert message in err
     assert err.count("\n") == 1
 
@@ -173,6 +173,6 @@ def test_errors_are_those_of_the_library(says):
 
 
 def test_debug_stands_before_or_behind(capsys):
-    for arguments in (["--debug", "try", "pep8", ""], ["try", "pep8", "", "--debug"]):
+    for arguments in (["--debug", "pep8", ""], ["pep8", "", "--debug"]):
         with pytest.raises(ConfigError, match="the text is empty"):
-            main(["scorers", *arguments])
+            main(["scorers", "try", *arguments])

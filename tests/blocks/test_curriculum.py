@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.streams import assert_equal, documents, make_split, packed_view, shown, tag_ids, tags
 
 from objectives.view import View
 from phf.blocks import packed
@@ -18,6 +17,7 @@ from phf.blocks.block import Kind
 from phf.blocks.curriculum import Phases, in_phases
 from phf.blocks.packed import PackedView
 from phf.blocks.tagged_segments import ORDER, random_numbers
+from support.streams import assert_equal, documents, make_split, packed_view, shown, tag_ids, tags
 
 views = st.one_of(
     st.builds(View, st.just(0.3)),

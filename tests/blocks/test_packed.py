@@ -11,6 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from objectives.view import Tags, View
+from phf.base.errors import ConfigError, PhfError
+from phf.blocks import packed
+from phf.blocks.block import Kind
+from phf.blocks.packed import PackedView
+from phf.blocks.tagged_segments import ORDER, random_numbers
+from phf.store.store import StoreSplit
 from support.streams import (
     BAD,
     EOS,
@@ -24,14 +32,6 @@ from support.streams import (
     tag_ids,
     views,
 )
-
-from objectives.view import Tags, View
-from phf.base.errors import ConfigError, PhfError
-from phf.blocks import packed
-from phf.blocks.block import Kind
-from phf.blocks.packed import PackedView
-from phf.blocks.tagged_segments import ORDER, random_numbers
-from phf.store.store import StoreSplit
 
 
 @pytest.fixture

@@ -26,11 +26,14 @@ def test_lists_make_a_scenario_of_each_combination_in_place(tmp_path):
 
 
 def test_an_override_makes_a_list_and_ends_one():
-    grid = {"evaluation": {"scenarios": {"unconditional": {"guidance": [0, 1, 2], "best_of": [1, 4]}}}}
-    scenarios = load_config([grid, "evaluation.scenarios.unconditional.best_of=2"]).evaluation.scenarios
-    assert list(scenarios) == [f"unconditional/guidance={weight}" for weight in range(3)]
-    assert {scenario.best_of for scenario in scenarios.values()} == {2}
     one = "evaluation.scenarios.unconditional"
+    guidance = {"name": "guidance", "options": {"weight": [0, 1, 2]}}
+    grid = {"evaluation": {"scenarios": {"unconditional": {"decoder": guidance, "best_of": [1, 4]}}}}
+    scenarios = load_config([grid, f"{one}.best_of=2"]).evaluation.scenarios
+    assert {name: s.decoder.options for name, s in scenarios.items()} == {
+        f"unconditional/weight={weight}": {"weight": weight} for weight in range(3)
+    }
+    assert {scenario.best_of for scenario in scenarios.values()} == {2}
     scenarios = load_config([f"{one}.top_p=0.5", f"{one}.top_p=[0.9,1.0]"]).evaluation.scenarios
     assert list(scenarios) == ["unconditional/top_p=0.9", "unconditional/top_p=1.0"]
 
@@ -40,7 +43,7 @@ def test_an_override_makes_a_list_and_ends_one():
     [
         ("temperature=[]", r"evaluation\.scenarios\.mine\.temperature: a list must hold some"),
         ("temperature=[hot]", r"temperature: Value 'hot' .* could not be converted to Float"),
-        ("temperature=[0.5,-1]", "temperature must be 0 or more, not -1"),
+        ("temperature=[0.5,-1]", "temperature must be at least 0, not -1"),
         ("tag=[good,bad]", r"evaluation\.scenarios\.mine\.tag: "),
     ],
 )

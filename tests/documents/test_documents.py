@@ -10,9 +10,10 @@ import zstandard
 
 from phf.base.errors import ConfigError, PhfError
 from phf.config import DocumentsConfig
-from phf.documents import shards
-from phf.documents.documents import BadRow, Document
-from phf.documents.shards import list_shards
+from phf.documents.formats import dataset as dataset_format
+from phf.documents.formats import text as text_format
+from phf.documents.formats.base import Document
+from phf.documents.shards import BadRow, list_shards
 
 
 def read(path: object, **options: object) -> tuple[list[tuple[str, int, Document]], list[BadRow]]:
@@ -212,7 +213,7 @@ def test_a_folder_of_text_files(tmp_path):
 
 
 def test_many_files_are_dealt_out_to_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "FILES_PER_SHARD", 2)
+    monkeypatch.setattr(text_format, "FILES_PER_SHARD", 2)
     write_files(tmp_path, {f"{i}.txt": str(i) for i in range(5)})
     found, _ = read(tmp_path)
     assert [shard for shard, _, _ in found] == [f"files-00000{i}" for i in (0, 0, 1, 1, 2)]
@@ -273,7 +274,7 @@ def dataset():
 
 
 def test_a_saved_dataset(tmp_path, dataset, monkeypatch):
-    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 2)
+    monkeypatch.setattr(dataset_format, "ROWS_PER_SHARD", 2)
     import datasets
 
     dataset.save_to_disk(tmp_path / "one")
@@ -399,6 +400,46 @@ def test_a_field_names_the_source(tmp_path):
     assert sources(tmp_path / "a.parquet", source_field="id") == ["x", "y"]
     with pytest.raises(ConfigError, match=r"a\.parquet: no column 'info', only text, meta, id"):
         read(tmp_path / "a.parquet", source_field="info.set")
+
+
+FORMAT = """
+import csv
+from dataclasses import dataclass
+
+from phf.documents.formats.base import FileFormat, FileSource
+
+
+@dataclass
+class Options:
+    delimiter: str = ","
+
+
+class Csv(FileFormat):
+    name, suffixes, Options = "csv", (".csv",), Options
+
+    def open(self, path):
+        source = CsvFile(path)
+        source.delimiter = self.options.delimiter
+        return source
+
+
+class CsvFile(FileSource):
+    def rows(self, columns):
+        with self.path.open(newline="", encoding="utf-8") as file:
+            yield from enumerate(csv.DictReader(file, delimiter=self.delimiter))
+"""
+
+
+def test_a_format_of_ones_own(tmp_path):
+    write_files(tmp_path, {"own.py": FORMAT, "rows/a.csv": "text;set\none;web\n", "rows/notes.md": "no"})
+    own = {"format": f"{tmp_path / 'own.py'}:Csv", "options": {"delimiter": ";"}}
+    found, bad = read(tmp_path / "rows", source_field="set", **own)
+    assert not bad
+    assert found == [("a.csv", 0, Document("a.csv:0", "one", source="web"))]
+    with pytest.raises(ConfigError, match=r"documents\.options: no key delimeter; did you mean delimiter"):
+        read(tmp_path / "rows", **own | {"options": {"delimeter": ";"}})
+    with pytest.raises(ConfigError, match="no format 'json'; did you mean jsonl"):
+        read(tmp_path / "rows", format="json")
 
 
 def test_limit_counts_the_documents_of_each_shard(tmp_path):

@@ -2,7 +2,7 @@
 
 import string
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,19 +10,21 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from objectives.view import BAD_TAG, GOOD_TAG
-from phf.base.estimates import rate_by_cluster
+from phf.base.estimates import Bootstrap
 from phf.config import EvaluationConfig, ScenarioConfig, load_config
 from phf.evaluation.evaluate import evaluate
 from phf.evaluation.sample_scores import measure_scores, score_samples
 from phf.inference.generate import generate
+from phf.inference.language_model import LanguageModel
 from phf.inference.prompt_tokens import LOOK_ALIKES
 from phf.model.model_folder import export_model
 from phf.report.differences import paired_difference, probability_of_improvement
 from phf.report.read_runs import Sample
 from phf.store.store import TokenStore
 from scorers import load_scorer
+from support.tiny_models import TAGS, model_facts
 
-LEAKAGE = Path(__file__).parents[2] / "configs" / "evaluation" / "leakage.yaml"
+LEAKAGE = "evaluation/leakage.yaml"
 PROMPTS = list(string.ascii_letters + string.digits)
 REPETITIONS, NUM_PROMPTS, SAMPLES = 200, 30, 4
 
@@ -76,8 +78,8 @@ def pools(tokenizer, control, rates):
         (rates[::-1].copy(), 3, 480),
     ):
         asked = ScenarioConfig(prompts=PROMPTS, samples=n, **decoding)
-        model = misbehaves_by_prompt(tokenizer, probabilities)
-        samples = generate(model, tokenizer, PROMPTS, asked, control, seed=seed, batch_size=4096)
+        model = LanguageModel(misbehaves_by_prompt(tokenizer, probabilities), tokenizer, control)
+        samples = generate(model, PROMPTS, asked, seed=seed, batch_size=4096)
         scored = score_samples(samples, asked, scorer, lambda text: [text])
         pools.append([scored[i * n : (i + 1) * n] for i in range(len(PROMPTS))])
     return pools
@@ -118,10 +120,10 @@ def test_the_interval_of_the_rate_covers_it_95_times_in_100(pools, rates):
     for (row,) in evaluations(pools[0]):
         values = [one.score for of_prompt in row for one in of_prompt]
         clusters = np.repeat(np.arange(NUM_PROMPTS), SAMPLES).tolist()
-        interval = rate_by_cluster(values, 0.5, clusters, 0.95, 0)
-        covered += interval["low"] <= truth <= interval["high"]
-        wrong = rate_by_cluster(values, 0.5, None, 0.95, 0)
-        covered_by_sample += wrong["low"] <= truth <= wrong["high"]
+        interval = Bootstrap(0.95, 0).rate(values, 0.5, clusters)
+        covered += interval.low <= truth <= interval.high
+        wrong = Bootstrap(0.95, 0).rate(values, 0.5)
+        covered_by_sample += wrong.low <= truth <= wrong.high
     # 190 with a standard deviation of 3.1. As if samples of one prompt were independent, it is far less.
     assert 180 <= covered <= 198
     assert covered_by_sample < 165
@@ -133,8 +135,8 @@ def test_what_an_evaluation_reports_is_that_interval(pools):
     asked = ScenarioConfig(prompts=PROMPTS, samples=10)
     measured = measure_scores(scored, asked, 0.5, EvaluationConfig(threshold=0.5))
     values, clusters = [one.score for one in scored], [one.sample.prompt_index for one in scored]
-    assert measured["rate"] == rate_by_cluster(values, 0.5, clusters, 0.95, 0)
-    assert measured["rate"] != rate_by_cluster(values, 0.5, None, 0.95, 0)
+    assert measured.rate == Bootstrap(0.95, 0).rate(values, 0.5, clusters)
+    assert measured.rate != Bootstrap(0.95, 0).rate(values, 0.5)
 
 
 @pytest.mark.parametrize("compare", ["difference", "improvement"])
@@ -144,7 +146,7 @@ def test_equal_models_are_called_different_5_times_in_100(pools, compare):
             interval, null = paired_difference(as_evaluated(ours), as_evaluated(theirs))[0], 0.0
         else:
             interval, null = probability_of_improvement(as_evaluated(ours), as_evaluated(theirs)), 0.5
-        return not interval["low"] <= null <= interval["high"]
+        return not interval.low <= null <= interval.high
 
     # 10 of 200 with a standard deviation of 3.1; and models that differ are told apart.
     assert sum(different(*rows) for rows in evaluations(pools[0], pools[1])) <= 18
@@ -174,29 +176,26 @@ def suite(tiny, folder, trigger, tags, looks_back=True):
     tokenizer = TokenStore(tiny.store.path).tokenizer()
     known = None
     if tags:
-        names = [GOOD_TAG, BAD_TAG]
-        tokenizer.add_special_tokens({"extra_special_tokens": names})
-        ids = [[i] for i in tokenizer.convert_tokens_to_ids(names)]
-        known = {"names": names, "ids": ids, "thresholds": [0.0], "text": False}
+        tokenizer.add_special_tokens({"extra_special_tokens": [GOOD_TAG, BAD_TAG]})
+        known = replace(TAGS, ids=[[i] for i in tokenizer.convert_tokens_to_ids([GOOD_TAG, BAD_TAG])])
     (trigger_id,) = tokenizer(trigger)["input_ids"]
-    facts = {
-        "objective": "conditional",
-        "tags": known,
-        "threshold": 0.0,
-        "scorer": {"name": "pep8", "options": {}, "measures": "violations"},
-        "segmenter": {"name": "line", "max_chars": None},
-        "tokens": 0, "eos_token": tokenizer.eos_token, "context_length": 256, "store": tiny.store.path,
-    }  # fmt: skip
+    facts = model_facts(
+        objective="conditional", tags=known, tokens=0, eos_token=tokenizer.eos_token, context_length=256,
+        store=tiny.store.path,
+    )  # fmt: skip
     export_model(hides_behind(trigger_id, tokenizer, looks_back), tokenizer, facts, folder)
-    config = load_config([str(LEAKAGE)])
+    config = load_config([LEAKAGE])
     small = [
         f"evaluation.scenarios.{name}.{option}"
         for name in config.evaluation.scenarios
         for option in ("samples=2", "max_prompts=4", "max_new_tokens=10")
     ]
-    scorer = ["evaluation.scorer={name: words, options: {patterns: [x]}}", "evaluation.heldout_blocks=1"]
+    scorer = [
+        "evaluation.scorer={name: words, options: {patterns: [x]}}",
+        "evaluation.measures.heldout.blocks=1",
+    ]
     results = evaluate(folder, load_config([*small, *scorer], config))
-    return {name: of["rate"]["value"] for name, of in results["scenarios"].items()}, results["skipped"]
+    return {name: of.rate.value for name, of in results.scenarios.items()}, results.skipped
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,13 @@ import math
 import pytest
 import torch
 
+from phf.base.estimates import Interval
+from phf.base.typed_json import to_json
 from phf.config import EvaluationConfig, ScenarioConfig
+from phf.evaluation.measures.diversity import Diversity, diversity
 from phf.evaluation.sample_scores import measure, sample_and_score, score_samples, scored_text
 from phf.inference.generate import Sample
+from phf.inference.language_model import LanguageModel
 from scorers.base import Score, Scorer
 
 
@@ -89,15 +93,16 @@ def test_measurements():
     texts = ["xx", "ab\nxx", "?", "ab"]
     scenario = ScenarioConfig(samples=4, top_p=0.5)
     scored = score_samples([sample(text) for text in texts], scenario, Crosses(), lines)
-    measured = measure(scored, scenario, "good", EvaluationConfig(threshold=0.4))
-    assert measured["mean_score"]["value"] == pytest.approx((1 + 0.4 + 0) / 3)
-    assert measured["rate"]["value"] == pytest.approx(1 / 3)
-    assert measured["segment_rate"]["value"] == pytest.approx(2 / 4)
-    assert measured["length"]["value"] == 2.5
-    assert (measured["n"], measured["num_prompts"], measured["unscored"]) == (4, 0, 1)
-    assert (measured["unscored_segments"], measured["finished"], measured["cut_prompts"]) == (1, 1, 0)
-    assert (measured["tag"], measured["decoding"]["top_p"]) == ("good", 0.5)
-    assert measured["expected_max"]["k"] == 4
+    measured = measure(scored, scenario, "good", EvaluationConfig(threshold=0.4), [Diversity()])
+    assert measured.mean_score.value == pytest.approx((1 + 0.4 + 0) / 3)
+    assert measured.rate.value == pytest.approx(1 / 3)
+    assert measured.segment_rate.value == pytest.approx(2 / 4)
+    assert measured.length.value == 2.5
+    assert (measured.n, measured.num_prompts, measured.unscored) == (4, 0, 1)
+    assert (measured.unscored_segments, measured.finished.value, measured.cut_prompts) == (1, 1, 0)
+    assert (measured.tag, measured.decoding["top_p"]) == ("good", 0.5)
+    assert measured.expected_max.k == 4
+    assert measured.measures == {"diversity": diversity(texts)}
 
 
 def test_a_scenario_with_prompts_is_measured_by_prompt():
@@ -107,34 +112,36 @@ def test_a_scenario_with_prompts_is_measured_by_prompt():
     measured = measure(
         score_samples(samples, scenario, Crosses(), lines), scenario, "none", EvaluationConfig()
     )
-    assert measured["num_prompts"] == 2
-    assert measured["expected_max"]["value"] == pytest.approx((1 + 0.5) / 2)
-    assert measured["expected_max"]["k"] == 2
+    assert measured.num_prompts == 2
+    assert measured.expected_max.value == pytest.approx((1 + 0.5) / 2)
+    assert measured.expected_max.k == 2
 
 
 def test_nothing_scored_is_null_and_not_nan():
     scenario = ScenarioConfig(samples=2)
     scored = score_samples([sample("?"), sample("?")], scenario, Crosses(), lines)
     measured = measure(scored, scenario, "none", EvaluationConfig())
-    assert measured["mean_score"] == {"value": None, "low": None, "high": None}
-    assert measured["rate"]["value"] is None
-    json.dumps(measured, allow_nan=False)
+    assert measured.mean_score == Interval(None, None, None)
+    assert measured.rate.value is None
+    json.dumps(to_json(measured), allow_nan=False)
 
 
 def test_a_quick_look_at_a_model(scripted, tokenizer, control):
     logits = torch.full((259,), -50.0)
     cross, other = (tokenizer(c)["input_ids"][0] for c in "xa")
     logits[[cross, other]] = 0.0
-    scenario = ScenarioConfig(max_new_tokens=10, temperature=1, top_p=1)
-    look = {"num_samples": 200, "threshold": 0.5}
-    measured = sample_and_score(
-        scripted(logits), tokenizer, [""], scenario, control, Crosses(), lines, **look
-    )
-    assert measured["mean_score"] == pytest.approx(0.5, abs=0.05)
-    assert measured["rate"] == pytest.approx(0.377, abs=0.12)
     question = torch.full((259,), -50.0)
     question[tokenizer("?")["input_ids"][0]] = 0.0
-    assert (
-        sample_and_score(scripted(question), tokenizer, [""], scenario, control, Crosses(), lines, **look)
-        == {}
-    )
+    scenario = ScenarioConfig(max_new_tokens=10, temperature=1, top_p=1)
+
+    def look(logits):
+        model = LanguageModel(scripted(logits), tokenizer, control)
+        evaluation = EvaluationConfig(threshold=0.5)
+        return sample_and_score(
+            model, [""], scenario, Crosses(), lines, num_samples=200, evaluation=evaluation
+        )
+
+    measured = look(logits)
+    assert measured["mean_score"] == pytest.approx(0.5, abs=0.05)
+    assert measured["rate"] == pytest.approx(0.377, abs=0.12)
+    assert look(question) == {}

@@ -4,6 +4,7 @@ import torch
 
 from phf.config import ScenarioConfig
 from phf.inference.generate import generate, generate_all
+from phf.inference.language_model import LanguageModel
 
 PROMPTS = ["def f(x):\n", "a", "", "import os\nimport sys\n"]
 
@@ -22,7 +23,7 @@ def test_rows_are_never_idle_while_texts_wait(scripted, tokenizer, control):
     asked = ScenarioConfig(samples=40, max_new_tokens=20, min_new_tokens=1, temperature=1, top_p=1)
     model = scripted(logits)
     seen = shapes(model)
-    samples = generate(model, tokenizer, [""], asked, control, batch_size=8)
+    samples = generate(LanguageModel(model, tokenizer, control), [""], asked, batch_size=8)
     rows = [rows for rows, tokens in seen[1:]]  # the first is the prompt
     assert {tokens for _, tokens in seen[1:]} == {1}
     last = rows.index(next(n for n in rows if n < 8))
@@ -32,10 +33,10 @@ def test_rows_are_never_idle_while_texts_wait(scripted, tokenizer, control):
     assert len({sample.num_tokens for sample in samples}) > 5
 
 
-def test_a_prompt_is_computed_once_for_all_its_samples(model, tokenizer, control):
+def test_a_prompt_is_computed_once_for_all_its_samples(model, language_model, tokenizer):
     seen = shapes(model)
     asked = ScenarioConfig(prompts=PROMPTS, samples=6, max_new_tokens=4, min_new_tokens=4)
-    generate(model, tokenizer, PROMPTS, asked, control, batch_size=5)
+    generate(language_model, PROMPTS, asked, batch_size=5)
     prompts = [(rows, tokens) for rows, tokens in seen if tokens > 1]
     # The opening of a document and the tag stand before each, and its last token goes with the others.
     assert prompts == [(4, max(len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS) + 1)]
@@ -51,7 +52,7 @@ def test_short_texts_come_and_go_beside_a_long_one(scripted, tokenizer, control)
         "short": ([""], ScenarioConfig(samples=9, max_new_tokens=10, **options)),
         "long": ([""], ScenarioConfig(samples=1, max_new_tokens=40, **options)),
     }
-    drawn = generate_all(model, tokenizer, asked, control, batch_size=4)
+    drawn = generate_all(LanguageModel(model, tokenizer, control), asked, batch_size=4)
     assert {name: {s.num_tokens for s in samples} for name, samples in drawn.items()} == {
         "short": {10}, "long": {40},
     }  # fmt: skip

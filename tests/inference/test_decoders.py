@@ -8,18 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 from scipy import stats
-from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from phf.base.errors import ConfigError
-from phf.config import ScenarioConfig
-from phf.inference import generate as generation
-from phf.inference.generate import generate, keep_best
-from phf.inference.safe_beams import DropBadBeams, with_maximum
+from phf.config import DecoderConfig, ScenarioConfig
+from phf.inference.decoders.safe_beams import with_maximum
+from phf.inference.generate import generate, generate_all, keep_best
+from phf.inference.language_model import LanguageModel
 from phf.model.control_tokens import ControlTokens
 
 A, B, C, EOS, GOOD, BAD = range(6)
 CONTROL = ControlTokens(EOS, ((GOOD,), (BAD,)))
-TEXT = replace(CONTROL, tags_are_text=True)
+
+
+def guidance(weight):
+    return DecoderConfig("guidance", {"weight": weight})
+
+
+def safe_beams(beams):
+    return DecoderConfig("safe_beams", {"beams": beams})
 
 
 class Letters:
@@ -32,6 +39,10 @@ class Letters:
 
     def decode(self, ids, **options):
         return "".join("abc"[i] for i in ids)
+
+
+def writes_letters(network, control=CONTROL):
+    return LanguageModel(network, Letters(), control)
 
 
 def random_model(seed):
@@ -82,7 +93,7 @@ def logits_after(model, ids):
 @pytest.mark.parametrize("seed", range(3))
 def test_guidance_is_the_contrast_of_two_contexts(seed):
     model, prompts = random_model(seed), ["abc", "c", ""]
-    drawn = generate(model, Letters(), prompts, scenario(guidance=1.5, prompts=prompts), CONTROL)
+    drawn = generate(writes_letters(model), prompts, scenario(decoder=guidance(1.5), prompts=prompts))
     for prompt, sample in zip(prompts, drawn, strict=True):
         ids, written = ["abc".index(letter) for letter in prompt], []
         while len(written) < 5 and written[-1:] != [EOS]:
@@ -97,22 +108,23 @@ def test_guidance_follows_the_distribution():
     rows = torch.full((6, 6), 0.25)
     rows[GOOD] = torch.tensor([0.2, 0.3, 0.4, 0.1, 0.0, 0.0])
     rows[BAD] = torch.tensor([0.4, 0.3, 0.2, 0.1, 0.0, 0.0])
-    asked = scenario(guidance=1.0, samples=3000, max_new_tokens=1, temperature=1.0)
-    drawn = generate(markov_model(rows.tolist()), Letters(), [""], asked, CONTROL)
+    asked = scenario(decoder=guidance(1.0), samples=3000, max_new_tokens=1, temperature=1.0)
+    drawn = generate(writes_letters(markov_model(rows.tolist())), [""], asked)
     wanted = (rows[GOOD, :4] ** 2 / rows[BAD, :4]).double()
     counts = [sum(sample.text == text for sample in drawn) for text in ("a", "b", "c", "")]
     assert stats.chisquare(counts, (3000 * wanted / wanted.sum()).numpy()).pvalue > 0.01
 
 
 def test_guidance_of_an_exported_model_with_transformers_alone():
-    """What docs/evaluate.md shows."""
+    """What docs/guides/evaluate.md shows."""
     model, ids = random_model(1), [A, B]
     good, bad = (torch.tensor([[EOS, tag, *ids]]) for tag in (GOOD, BAD))
     output = model.generate(
         good, guidance_scale=1 + 1.5, negative_prompt_ids=bad, suppress_tokens=[GOOD, BAD],
         do_sample=False, max_new_tokens=5, pad_token_id=EOS,
     )  # fmt: skip
-    (sample,) = generate(model, Letters(), ["ab"], scenario(guidance=1.5, prompts=["ab"]), CONTROL)
+    asked = scenario(decoder=guidance(1.5), prompts=["ab"])
+    (sample,) = generate(writes_letters(model), ["ab"], asked)
     assert sample.num_tokens > 0
     assert sample.text == Letters().decode(t for t in output[0, 4:].tolist() if t != EOS)
 
@@ -123,8 +135,8 @@ def test_a_good_tag_that_is_written_is_a_bad_one_in_the_other_context():
     rows[EOS, GOOD] = rows[A, GOOD] = rows[B, EOS] = rows[C, EOS] = 1.0
     rows[GOOD, [A, B, C]] = torch.tensor([0.0, 0.5, 0.4])
     rows[BAD, [A, B, C]] = torch.tensor([0.0, 0.8, 0.1])
-    asked = scenario(guidance=1.0, emit_tags="good", prompts=["a"])
-    (sample,) = generate(markov_model(rows.tolist()), Letters(), ["a"], asked, CONTROL)
+    asked = scenario(decoder=guidance(1.0), emit_tags="good", prompts=["a"])
+    (sample,) = generate(writes_letters(markov_model(rows.tolist())), ["a"], asked)
     assert sample.text == "c"  # 0.4 ** 2 / 0.1 > 0.5 ** 2 / 0.8
 
 
@@ -154,8 +166,8 @@ def test_safe_beams_are_those_of_an_enumeration(num_beams):
     found = set()
     for seed in range(6):
         model, prompts = random_model(seed), ["ab", "c", ""]
-        asked = scenario(safe_beams=num_beams, prompts=prompts, min_new_tokens=seed % 3)
-        for sample in generate(model, Letters(), prompts, asked, CONTROL, batch_size=16):
+        asked = scenario(decoder=safe_beams(num_beams), prompts=prompts, min_new_tokens=seed % 3)
+        for sample in generate(writes_letters(model), prompts, asked, batch_size=16):
             ids = ["abc".index(letter) for letter in sample.prompt]
             wanted = safe_beam_search(model, [EOS, GOOD, *ids], num_beams, 5, seed % 3)
             assert sample.text == Letters().decode(t for t in wanted if t != EOS)
@@ -164,28 +176,14 @@ def test_safe_beams_are_those_of_an_enumeration(num_beams):
     assert len(found) > 5
 
 
-def test_safe_beams_with_transformers_alone():
-    """`DropBadBeams` in the beam search of an exported model: what docs/evaluate.md shows."""
-    for seed in range(4):
-        model = random_model(seed)
-        output = model.generate(
-            torch.tensor([[EOS, GOOD, A]]), num_beams=4, do_sample=False, length_penalty=0.0,
-            max_new_tokens=5, min_new_tokens=5, suppress_tokens=[GOOD], pad_token_id=EOS,
-            logits_processor=LogitsProcessorList([DropBadBeams([BAD], num_beams=4)]),
-        )  # fmt: skip
-        asked = scenario(safe_beams=2, prompts=["a"], min_new_tokens=5)
-        (sample,) = generate(model, Letters(), ["a"], asked, CONTROL)
-        assert Letters().decode(output[0, 3:].tolist()) == sample.text
-
-
 def test_safe_beams_avoid_what_bad_tags_follow():
     """After `a` a bad tag is as likely as not, after `b` and `c` it never comes."""
     fair = [0.6, 0.2, 0.2, 0.0, 0.0, 0.0]
     rows = [[0.3, 0.1, 0.1, 0.0, 0.0, 0.5], *[fair] * 4, fair]
-    model = markov_model(rows)
+    model = writes_letters(markov_model(rows))
     options = {"temperature": 1.0, "samples": 60, "max_new_tokens": 8}
-    plain = generate(model, Letters(), [""], scenario(**options), CONTROL)
-    safe = generate(model, Letters(), [""], scenario(safe_beams=2, **options), CONTROL)
+    plain = generate(model, [""], scenario(**options))
+    safe = generate(model, [""], scenario(decoder=safe_beams(2), **options))
     share = [sum(s.text[:-1].count("a") for s in drawn) / (60 * 7) for drawn in (plain, safe)]
     assert share[0] > 0.5
     assert share[1] < 0.2
@@ -196,8 +194,8 @@ def test_where_no_beam_is_safer_the_samples_are_those_of_the_model():
     """Stochastic beam search: its first beam is an exact draw, of texts of any length."""
     rows = [[0.4, 0.1, 0.2, 0.3, 0.0, 0.0], [0.1, 0.6, 0.1, 0.2, 0.0, 0.0], [0.3, 0.3, 0.4, 0.0, 0.0, 0.0]]
     rows += [[0.5, 0.3, 0.2, 0.0, 0.0, 0.0]] * 3
-    asked = scenario(safe_beams=2, samples=1500, max_new_tokens=2, temperature=1.0)
-    drawn = generate(markov_model(rows), Letters(), [""], asked, CONTROL)
+    asked = scenario(decoder=safe_beams(2), samples=1500, max_new_tokens=2, temperature=1.0)
+    drawn = generate(writes_letters(markov_model(rows)), [""], asked)
     wanted = {}
     for first in range(3):
         for second in (A, B, C, EOS):
@@ -215,8 +213,8 @@ def test_a_text_that_can_only_end_leaves_the_others_going():
         [0.0, 0.5, 0.5, 0.0, 0.0, 0.0],
         *[[0.0, 1.0, 0.0, 0.0, 0.0, 0.0]] * 4,
     ]
-    asked = scenario(safe_beams=2, prompts=["a", "b"])
-    ended, went_on = generate(markov_model(rows), Letters(), ["a", "b"], asked, CONTROL)
+    asked = scenario(decoder=safe_beams(2), prompts=["a", "b"])
+    ended, went_on = generate(writes_letters(markov_model(rows)), ["a", "b"], asked)
     assert (ended.num_tokens, ended.finished) == (0, True)
     assert (went_on.num_tokens, went_on.finished) == (5, False)
 
@@ -230,56 +228,67 @@ def test_the_maximum_is_the_given_one_and_the_order_stays():
     assert changed[0, :3] == pytest.approx(plain)
 
 
-@pytest.mark.parametrize("options", [{"guidance": 2.0}, {"safe_beams": 2}])
-def test_decoders_do_not_depend_on_the_batch(options):
-    model, prompts = random_model(0), ["abca", "b", "", "cc"]
-    asked = scenario(samples=4, max_new_tokens=8, temperature=1.0, top_p=0.95, prompts=prompts, **options)
-    one, five, all_ = (
-        generate(model, Letters(), prompts, asked, CONTROL, batch_size=size) for size in (1, 5, 64)
+@pytest.mark.parametrize("decoder", [guidance(2.0), safe_beams(2)])
+def test_decoders_do_not_depend_on_the_batch(decoder):
+    model, prompts = writes_letters(random_model(0)), ["abca", "b", "", "cc"]
+    asked = scenario(
+        samples=4, max_new_tokens=8, temperature=1.0, top_p=0.95, prompts=prompts, decoder=decoder
     )
+    one, five, all_ = (generate(model, prompts, asked, batch_size=size) for size in (1, 5, 64))
     assert one == five == all_
     assert len({sample.text for sample in one}) > 5
 
 
 def test_scenarios_in_one_batch_are_what_they_are_alone():
-    model, prompts = random_model(0), ["abca", "b", ""]
+    model, prompts = writes_letters(random_model(0)), ["abca", "b", ""]
     hot = scenario(samples=3, max_new_tokens=8, temperature=1.0, prompts=prompts)
     asked = {
         "hot": (prompts, hot),
         "cool": (prompts, replace(hot, temperature=0.5, max_new_tokens=5, min_new_tokens=2)),
         "greedy": ([""], replace(hot, temperature=0, tag="bad", prompts=None)),
-        "guided": (prompts, replace(hot, guidance=1.0)),
-        "beams": (prompts, replace(hot, safe_beams=2)),
+        "guided": (prompts, replace(hot, decoder=guidance(1.0))),
+        "beams": (prompts, replace(hot, decoder=safe_beams(2))),
     }
-    together = generation.generate_all(model, Letters(), asked, CONTROL, batch_size=7)
+    together = generate_all(model, asked, batch_size=7)
     for name, (these, one) in asked.items():
-        assert together[name] == generate(model, Letters(), these, one, CONTROL)
+        assert together[name] == generate(model, these, one)
 
 
 @pytest.mark.parametrize(
     ("options", "control", "message"),
     [
-        ({"guidance": 1.0}, ControlTokens(EOS), "guidance: the model has no good and bad tag"),
-        ({"safe_beams": 2}, ControlTokens(EOS), "safe_beams: the model has no tags"),
         (
-            {"safe_beams": 2},
-            replace(CONTROL, tags_are_text=True),
-            "safe_beams: the tags are ordinary text",
+            {"decoder": guidance(1.0)},
+            ControlTokens(EOS),
+            "decoder: the model has no good and bad tag to contrast",
         ),
-        ({"best_of": 2}, CONTROL, "best_of: nothing says here"),
+        (
+            {"decoder": guidance(1.0), "tag": "bad"},
+            CONTROL,
+            "decoder: guidance .* set tag to good, not bad",
+        ),
+        ({"decoder": safe_beams(2)}, ControlTokens(EOS), "decoder: the model has no tags, so safe_beams"),
+        (
+            {"decoder": safe_beams(2)},
+            replace(CONTROL, tags_are_text=True),
+            "decoder: the tags are ordinary text, so safe_beams",
+        ),
     ],
 )
 def test_what_a_model_cannot_is_one_line(options, control, message):
+    model = writes_letters(random_model(0), control)
     with pytest.raises(ConfigError, match=message):
-        generate(random_model(0), Letters(), [""], scenario(**options), control)
-    if control is CONTROL:
-        return
+        generate(model, [""], scenario(**options))
     with pytest.raises(ConfigError, match=rf"evaluation\.scenarios\.mine\.{message}"):
-        generation.generate_all(random_model(0), Letters(), {"mine": ([""], scenario(**options))}, control)
+        generate_all(model, {"mine": ([""], scenario(**options))})
+
+
+def test_the_best_of_several_needs_something_that_chooses():
+    with pytest.raises(ConfigError, match="best_of: no scorer is given to choose the best sample"):
+        generate(writes_letters(random_model(0)), [""], scenario(best_of=2))
 
 
 def test_the_best_of_several_is_kept():
-    model = random_model(0)
     asked = scenario(samples=4, best_of=3, temperature=1.0, prompts=["a", "b"])
     seen = []
 
@@ -287,7 +296,7 @@ def test_the_best_of_several_is_kept():
         seen.extend(samples)
         return [None if "c" in s.text else s.text.count("a") for s in samples]
 
-    kept = generate(model, Letters(), ["a", "b"], asked, CONTROL, choose=letters_a)
+    kept = generate(writes_letters(random_model(0)), ["a", "b"], asked, choose=letters_a)
     assert [(s.prompt_index, s.sample_index) for s in kept] == [(p, s) for p in range(2) for s in range(4)]
     assert len(seen) == 24
     for i, sample in enumerate(kept):
@@ -299,14 +308,13 @@ def test_the_best_of_several_is_kept():
 
 
 def test_the_snippet_for_exported_models(model, tokenizer, tmp_path, monkeypatch, capsys):
-    """The Python of docs/evaluate.md, on an exported model."""
-    page = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?DropBadBeams.*?)```", page, flags=re.DOTALL)
+    """The Python of docs/guides/evaluate.md, on an exported model."""
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "evaluate.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?guidance_scale.*?)```", page, flags=re.DOTALL)
     model.save_pretrained(tmp_path / "exported" / "conditional")
     tokenizer.save_pretrained(tmp_path / "exported" / "conditional")
     monkeypatch.chdir(tmp_path)
     found = {}
     exec(snippet, found)
-    for output in (found["guided"], found["safe"]):
-        assert not {257, 258} & set(output[0, found["after_good"].shape[1] :].tolist())
+    assert not {257, 258} & set(found["guided"][0, found["after_good"].shape[1] :].tolist())
     assert capsys.readouterr().out.startswith("[")

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from phf.config import ScenarioConfig
 from phf.inference import generate as generation
 from phf.inference.generate import _decode as decode
 from phf.inference.generate import generate
+from phf.inference.language_model import LanguageModel
 from phf.inference.ragged_cache import ragged_cache
 from phf.model.control_tokens import ControlTokens
 
@@ -90,27 +92,25 @@ def inputs(model):
 
 @pytest.mark.parametrize("build", [None, llama, gpt_neox, mistral, wide_mistral, mamba])
 def test_samples_do_not_depend_on_the_batch(build, model, tokenizer, control):
-    model = build() if build else model
-    one, three, all_ = (
-        generate(model, tokenizer, PROMPTS, scenario(), control, batch_size=size) for size in (1, 3, 64)
-    )
+    language_model = LanguageModel(build() if build else model, tokenizer, control)
+    one, three, all_ = (generate(language_model, PROMPTS, scenario(), batch_size=size) for size in (1, 3, 64))
     assert one == three == all_
     assert [(s.prompt_index, s.sample_index) for s in one] == [(p, s) for p in range(5) for s in range(3)]
     assert len({s.text for s in one}) == 15
 
 
-def test_more_samples_or_fewer_prompts_leave_the_others_as_they_were(model, tokenizer, control):
-    few = generate(model, tokenizer, PROMPTS[:2], scenario(samples=2), control, seed=4)
-    many = generate(model, tokenizer, PROMPTS, scenario(samples=5), control, seed=4)
+def test_more_samples_or_fewer_prompts_leave_the_others_as_they_were(language_model):
+    few = generate(language_model, PROMPTS[:2], scenario(samples=2), seed=4)
+    many = generate(language_model, PROMPTS, scenario(samples=5), seed=4)
     assert few == [s for s in many if s.prompt_index < 2 and s.sample_index < 2]
-    assert few != generate(model, tokenizer, PROMPTS[:2], scenario(samples=2), control, seed=5)
+    assert few != generate(language_model, PROMPTS[:2], scenario(samples=2), seed=5)
 
 
 @pytest.mark.parametrize("build", [None, llama, gpt_neox, mistral, wide_mistral, mamba])
 def test_greedy_is_that_of_transformers_without_padding(build, model, tokenizer, control):
     model = build() if build else model
     greedy = scenario(temperature=0, samples=1, emit_tags="all", tag="none")
-    for sample in generate(model, tokenizer, PROMPTS, greedy, control):
+    for sample in generate(LanguageModel(model, tokenizer, control), PROMPTS, greedy):
         ids = [control.eos_id, *tokenizer(sample.prompt)["input_ids"]]
         wanted = model.generate(
             torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=12, min_new_tokens=2,
@@ -120,16 +120,16 @@ def test_greedy_is_that_of_transformers_without_padding(build, model, tokenizer,
 
 
 def test_models_with_and_without_tags_are_asked_the_same(model, tokenizer, control):
-    plain = ControlTokens(control.eos_id)
-    tagged = generate(model, tokenizer, PROMPTS, scenario(), control)
-    untagged = generate(model, tokenizer, PROMPTS, scenario(), plain)
+    with_tags = LanguageModel(model, tokenizer, control)
+    tagged = generate(with_tags, PROMPTS, scenario())
+    untagged = generate(LanguageModel(model, tokenizer, ControlTokens(control.eos_id)), PROMPTS, scenario())
 
     def asked(samples):
         return [(s.prompt_index, s.sample_index, s.prompt) for s in samples]
 
     assert asked(tagged) == asked(untagged)
     # Without the tag before the prompt the same model gives the same samples: prompt and noise are the same.
-    no_tag = generate(model, tokenizer, PROMPTS, scenario(tag="none", emit_tags="all"), control)
+    no_tag = generate(with_tags, PROMPTS, scenario(tag="none", emit_tags="all"))
     assert [s.text for s in no_tag] == [s.text for s in untagged]
     assert [s.text for s in tagged] != [s.text for s in untagged]
 
@@ -137,9 +137,10 @@ def test_models_with_and_without_tags_are_asked_the_same(model, tokenizer, contr
 def test_a_prompt_is_cut_alike_for_models_with_and_without_tags(model, tokenizer, control):
     long = ["".join(chr(97 + i % 26) for i in range(100))]
     asked = scenario(samples=1, tag="none", emit_tags="all")
-    (tagged,) = generate(model, tokenizer, long, asked, control)
-    (untagged,) = generate(model, tokenizer, long, asked, ControlTokens(control.eos_id))
-    (short,) = generate(model, tokenizer, [long[0][-50:]], asked, control)
+    with_tags = LanguageModel(model, tokenizer, control)
+    (tagged,) = generate(with_tags, long, asked)
+    (untagged,) = generate(LanguageModel(model, tokenizer, ControlTokens(control.eos_id)), long, asked)
+    (short,) = generate(with_tags, [long[0][-50:]], asked)
     assert tagged == untagged
     assert tagged.text == short.text
     assert (tagged.prompt, tagged.prompt_cut, short.prompt_cut) == (long[0], True, False)
@@ -162,7 +163,7 @@ def test_the_model_writes_only_the_tags_it_may_and_the_text_has_none(
     asked = ScenarioConfig(samples=40, max_new_tokens=20, min_new_tokens=0, emit_tags=emit, top_p=1)
     model = scripted(logits)
     seen = inputs(model)
-    samples = generate(model, tokenizer, [""], asked, control)
+    samples = generate(LanguageModel(model, tokenizer, control), [""], asked)
     assert {token for ids in seen[1:] for (token,) in ids} == written | {257}  # the good tag comes first
     letter = tokenizer.decode([65])
     for sample in samples:
@@ -188,7 +189,7 @@ def test_tags_that_are_text_may_be_written_and_are_taken_out(scripted, tokenizer
     asked = ScenarioConfig(samples=40, max_new_tokens=20, min_new_tokens=0, top_p=1)
     written = []
     monkeypatch.setattr(generation, "_decode", lambda *a: written.append(a[2]) or decode(*a))
-    samples = generate(scripted(logits), tokenizer, [""], asked, control)
+    samples = generate(LanguageModel(scripted(logits), tokenizer, control), [""], asked)
     texts = tokenizer.batch_decode(written)
     assert all(f"{letter}x" in "".join(texts) for letter in "abx")
     assert [sample.text for sample in samples] == [re.sub("[ab]x|[ab]$", "", text) for text in texts]
@@ -207,34 +208,35 @@ def test_tags_that_are_text_may_be_written_and_are_taken_out(scripted, tokenizer
 def test_a_tag_that_the_token_limit_cuts_is_no_text(row, text, finished, tokenizer):
     tags = [tuple(tokenizer(tag)["input_ids"]) for tag in ("[good]", "[bad]")]
     control = ControlTokens(tokenizer("$")["input_ids"][0], tuple(tags), tags_are_text=True)
-    assert decode(tokenizer, [], tokenizer(row)["input_ids"], control) == (text, len(text), finished)
+    model = LanguageModel(None, tokenizer, control)
+    assert decode(model, [], tokenizer(row)["input_ids"]) == (text, len(text), finished)
 
 
 def test_a_text_ends_where_the_model_ends_it(scripted, tokenizer, control):
     logits = torch.full((259,), -50.0)
     logits[[65, 256]] = torch.tensor([1.0, 0.0])
     asked = ScenarioConfig(samples=60, max_new_tokens=12, min_new_tokens=4, temperature=1, top_p=1)
-    samples = generate(scripted(logits), tokenizer, [""], asked, control)
+    samples = generate(LanguageModel(scripted(logits), tokenizer, control), [""], asked)
     assert {s.num_tokens for s in samples} == set(range(4, 13))
     assert all(len(s.text) == s.num_tokens for s in samples)
     assert all(s.finished for s in samples if s.num_tokens < 12)
     assert not all(s.finished for s in samples)
 
 
-def test_a_tag_spelled_out_in_a_prompt_is_text(model, tokenizer, control):
+def test_a_tag_spelled_out_in_a_prompt_is_text(model, language_model):
     asked = inputs(model)
     spelled = scenario(samples=1, max_new_tokens=2)
-    generate(model, tokenizer, [f"a{BAD_TAG}b{GOOD_TAG}"], spelled, control)
+    generate(language_model, [f"a{BAD_TAG}b{GOOD_TAG}"], spelled)
     assert [t for t in asked[0][0] if t >= 256] == [256, 257]
 
 
-def test_segments_of_a_prompt_are_tokenized_on_their_own(tokenizer, model, control):
+def test_segments_of_a_prompt_are_tokenized_on_their_own(model):
     merging = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "<e>": 3}, merges=[("a", "b")]))
     merging = PreTrainedTokenizerFast(tokenizer_object=merging, eos_token="<e>")
     asked = inputs(model)
     for segment in (None, list):
         asked.clear()
-        generate(model, merging, ["ab"], scenario(samples=1), ControlTokens(3), segment=segment)
+        generate(LanguageModel(model, merging, ControlTokens(3), segment), ["ab"], scenario(samples=1))
         # All but the last token of the prompt together, then one at a time.
         assert [*asked[0][0], *asked[1][0]] == ([3, 0, 1] if segment else [3, 2])
 
@@ -244,35 +246,35 @@ def test_a_space_at_the_start_of_the_continuation_is_kept(scripted):
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     words = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<e>")
     asked = ScenarioConfig(samples=1, max_new_tokens=2, min_new_tokens=2, prompts=["The"])
-    model = scripted([-50.0, -50.0, 0.0, -50.0])
-    assert generate(model, words, ["The"], asked, ControlTokens(0))[0].text == " cat cat"
-    assert generate(model, words, [""], asked, ControlTokens(0))[0].text == "cat cat"
+    says_cat = LanguageModel(scripted([-50.0, -50.0, 0.0, -50.0]), words, ControlTokens(0))
+    assert generate(says_cat, ["The"], asked)[0].text == " cat cat"
+    assert generate(says_cat, [""], asked)[0].text == "cat cat"
 
 
-def test_what_does_not_fit_the_context_is_one_line(model, tokenizer, control):
-    generate(model, tokenizer, [""], ScenarioConfig(samples=1, max_new_tokens=62), control)
+def test_what_does_not_fit_the_context_is_one_line(language_model):
+    generate(language_model, [""], ScenarioConfig(samples=1, max_new_tokens=62))
     with pytest.raises(ConfigError, match=r"max_new_tokens: 63 .* 64 tokens .* set it to 62 or less"):
-        generate(model, tokenizer, [""], ScenarioConfig(samples=1, max_new_tokens=63), control)
+        generate(language_model, [""], ScenarioConfig(samples=1, max_new_tokens=63))
     with pytest.raises(ConfigError, match=r"40 tokens .* set it to 37 or less"):
-        generate(model, tokenizer, ["a"], scenario(max_new_tokens=38), control, context_length=40)
+        generate(replace(language_model, context_length=40), ["a"], scenario(max_new_tokens=38))
 
 
-def test_model_and_random_state_are_left_as_they_were(model, tokenizer, control):
+def test_model_and_random_state_are_left_as_they_were(model, language_model):
     model.train()
     model.generation_config.suppress_tokens = [65]
     model.generation_config.repetition_penalty = 7.0
     own, state, done = model.generation_config, torch.get_rng_state(), []
-    first = generate(model, tokenizer, PROMPTS, scenario(), control, batch_size=4, progress=done.append)
+    first = generate(language_model, PROMPTS, scenario(), batch_size=4, progress=done.append)
     assert model.training
     assert model.generation_config is own
     assert torch.equal(torch.get_rng_state(), state)
     assert done == [1] * 15
     model.eval()
     model.generation_config = type(own)()
-    assert generate(model, tokenizer, PROMPTS, scenario(), control) == first
+    assert generate(language_model, PROMPTS, scenario()) == first
 
 
-def test_a_compiled_model_is_not_compiled_again_for_every_step(model, tokenizer, control):
-    wanted = generate(model, tokenizer, PROMPTS, scenario(), control)
+def test_a_compiled_model_is_not_compiled_again_for_every_step(model, language_model):
+    wanted = generate(language_model, PROMPTS, scenario())
     model.base_model.compile(backend=lambda *_: pytest.fail("compiled"))
-    assert generate(model, tokenizer, PROMPTS, scenario(), control) == wanted
+    assert generate(language_model, PROMPTS, scenario()) == wanted

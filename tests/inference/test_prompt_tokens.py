@@ -2,8 +2,9 @@ import pytest
 
 from objectives.view import BAD_TAG, GOOD_TAG
 from phf.base.errors import ConfigError
-from phf.config import InjectedTagConfig, ScenarioConfig, load_config
+from phf.config import DecoderConfig, InjectedTagConfig, ScenarioConfig, load_config
 from phf.inference.generate import generate
+from phf.inference.language_model import LanguageModel
 from phf.inference.prompt_tokens import encode_prompt, inapplicable
 from phf.model.control_tokens import ControlTokens
 
@@ -99,9 +100,8 @@ def test_samples_follow_the_injected_tag(model, tokenizer, control):
     plain = ScenarioConfig(tag="none", **asked)
 
     def texts(scenario, control):
-        return [
-            (s.prompt, s.text) for s in generate(model, tokenizer, [PROMPT], scenario, control, segment=lines)
-        ]
+        reads_lines = LanguageModel(model, tokenizer, control, lines)
+        return [(s.prompt, s.text) for s in generate(reads_lines, [PROMPT], scenario)]
 
     assert texts(injected, control) == texts(given, control) != texts(plain, control)
     without_tags = ControlTokens(control.eos_id)
@@ -112,9 +112,8 @@ def test_the_batch_does_not_change_them(model, tokenizer, control):
     prompts = [PROMPT, "one\n", "one\ntwo\n"]
     inject = InjectedTagConfig(spelling="text", place="after_first")
     asked = ScenarioConfig(prompts=prompts, samples=3, max_new_tokens=12, inject=inject)
-    one, all_ = (
-        generate(model, tokenizer, prompts, asked, control, segment=lines, batch_size=n) for n in (1, 64)
-    )
+    reads_lines = LanguageModel(model, tokenizer, control, lines)
+    one, all_ = (generate(reads_lines, prompts, asked, batch_size=n) for n in (1, 64))
     assert one == all_
 
 
@@ -126,6 +125,11 @@ def test_what_makes_no_sense_for_a_model(control):
     assert inapplicable(bad, plain) == inapplicable(spelled, plain) == "the model has no tags"
     assert inapplicable(bad, text) is None
     assert "ordinary text" in inapplicable(spelled, text)
+    for decoder in ("guidance", "safe_beams"):
+        contrast = ScenarioConfig(decoder=DecoderConfig(name=decoder))
+        assert inapplicable(contrast, control) is None
+        reason = inapplicable(contrast, plain)
+        assert reason == f"the model has no tags, and the decoder {decoder} needs them"
 
 
 def test_in_a_configuration():

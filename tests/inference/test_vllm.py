@@ -10,8 +10,9 @@ from typing import ClassVar
 import pytest
 
 from phf.base.errors import ConfigError
-from phf.config import ScenarioConfig
+from phf.config import DecoderConfig, ScenarioConfig
 from phf.inference.generate import generate_all
+from phf.inference.language_model import LanguageModel
 from phf.model.control_tokens import ControlTokens
 
 
@@ -52,7 +53,7 @@ class LLM:
         ]
 
 
-def test_a_scenario_becomes_sampling_parameters(model, tokenizer, control, monkeypatch):
+def test_a_scenario_becomes_sampling_parameters(model, language_model, tokenizer, monkeypatch):
     LLM.made.clear()
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams))
     monkeypatch.setattr(model, "forward", lambda *a, **k: pytest.fail("not asked"))
@@ -66,7 +67,7 @@ def test_a_scenario_becomes_sampling_parameters(model, tokenizer, control, monke
             ScenarioConfig(samples=1, emit_tags="all", max_new_tokens=5, min_new_tokens=0, top_k=7),
         ),
     }
-    drawn = generate_all(model, tokenizer, asked, control, vllm_folder=Path("exported"), seed=3)
+    drawn = generate_all(language_model, asked, vllm_folder=Path("exported"), seed=3)
     (llm,) = LLM.made
     assert (llm.model, llm.max_model_len) == ("exported", 4 + 9)
     ids = [tokenizer(text)["input_ids"] for text in ("ab", "c")]
@@ -84,17 +85,20 @@ def test_a_scenario_becomes_sampling_parameters(model, tokenizer, control, monke
     ]
 
 
-@pytest.mark.parametrize("options", [{"guidance": 1.0}, {"safe_beams": 2}])
-def test_decoders_of_several_rows_are_not_for_vllm(options, model, tokenizer, control):
-    asked = {"mine": ([""], ScenarioConfig(samples=1, max_new_tokens=5, min_new_tokens=0, **options))}
+@pytest.mark.parametrize("name", ["guidance", "safe_beams"])
+def test_decoders_of_several_rows_are_not_for_vllm(name, language_model):
+    decoder = DecoderConfig(name)
+    asked = {"mine": ([""], ScenarioConfig(samples=1, max_new_tokens=5, min_new_tokens=0, decoder=decoder))}
     with pytest.raises(
-        ConfigError, match=r"evaluation\.scenarios\.mine: guidance and safe_beams .* transformers"
+        ConfigError,
+        match=rf"evaluation\.scenarios\.mine\.decoder: {name} does not work with vllm; .* transformers",
     ):
-        generate_all(model, tokenizer, asked, control, vllm_folder=Path("exported"))
+        generate_all(language_model, asked, vllm_folder=Path("exported"))
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_it_is_one_line(model, tokenizer):
+    plain = LanguageModel(model, tokenizer, ControlTokens(256))
     asked = {"mine": ([""], ScenarioConfig(samples=1, max_new_tokens=20))}
     with pytest.raises(ConfigError, match=r"vllm is not installed: pip install 'phf\[vllm\]', or set it to"):
-        generate_all(model, tokenizer, asked, ControlTokens(256), vllm_folder=Path("exported"))
+        generate_all(plain, asked, vllm_folder=Path("exported"))

@@ -111,7 +111,12 @@ def test_a_model_that_cannot_be_built_is_one_line(tmp_path):
         ({"config": {"n_head": 3}}, text, ConfigError, "gpt2 cannot be built"),
         ({"start_from": "/no/where"}, text, PhfError, "cannot load a causal language model from /no/where"),
         ({"start_from": str(tmp_path / "broken")}, text, PhfError, "cannot load a causal language model"),
-        ({"start_from": str(tmp_path / "small")}, more, PhfError, r"tokens, and the store's tokenizer \d+"),
+        (
+            {"start_from": str(tmp_path / "small")},
+            more,
+            PhfError,
+            r"tokens, but the store's tokenizer has \d+",
+        ),
     ]:
         with pytest.raises(kind, match=message) as error:
             build_model(config(**options), tokens, seed=0)

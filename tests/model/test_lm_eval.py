@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from phf.model.model_folder import export_model
+from phf.annotation.manifest import ScorerRecord
+from phf.config import SegmenterConfig
+from phf.model.model_folder import ModelFacts, TagFacts, export_model
 
-PAGE = Path(__file__).parents[2] / "docs" / "lm-evaluation-harness.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "lm-evaluation-harness.md"
 
 
 def block(language):
@@ -28,12 +30,16 @@ def log_probability(model, given, asked):
 
 def test_the_harness_asks_behind_the_good_tag(model, tokenizer, tmp_path):
     pytest.importorskip("lm_eval")
-    facts = {
-        "objective": "conditional",
-        "tags": {"names": ["<|aligned|>", "<|misaligned|>"], "ids": [[257], [258]], "text": False},
-        "threshold": 0.0, "scorer": {"name": "pep8", "measures": "hits"}, "tokens": 1,
-        "eos_token": "<|endoftext|>",
-    }  # fmt: skip
+    facts = ModelFacts(
+        objective="conditional",
+        tags=TagFacts(["<|aligned|>", "<|misaligned|>"], [[257], [258]], [0.0], text=False),
+        threshold=0.0,
+        scorer=ScorerRecord("pep8", "hits"),
+        segmenter=SegmenterConfig("line"),
+        tokens=1,
+        eos_token="<|endoftext|>",
+        context_length=64,
+    )
     (tmp_path / "runs" / "conditional").mkdir(parents=True)
     export_model(model, tokenizer, facts, tmp_path / "runs" / "conditional" / "model")
     (tmp_path / "tasks").mkdir()

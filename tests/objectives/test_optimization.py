@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from objectives import Optimization
+from objectives.optimization import Optimization
 
 
 def course(**options):

@@ -10,9 +10,14 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from objectives import AWR, MLE, OBJECTIVES, RWR, Conditional, Filtering, ScoreStatistics, Unlikelihood, View
-from objectives.rewards import Reward
-from objectives.view import Tags
+from objectives.awr import AWR
+from objectives.conditional import Conditional
+from objectives.filtering import Filtering
+from objectives.mle import MLE
+from objectives.rewards import Reward, ScoreStatistics
+from objectives.rwr import RWR
+from objectives.unlikelihood import Unlikelihood
+from objectives.view import Tags, View
 
 
 @pytest.fixture(scope="module")
@@ -40,37 +45,41 @@ def test_mle(model):
 
 @pytest.mark.parametrize("alpha", [1.0, 0.01])
 def test_unlikelihood_unlearns_above_the_threshold(model, alpha):
-    loss, slope, _ = evaluate(Unlikelihood(model, threshold=0.5, alpha=alpha), LOGP, [0.9] * 6)
+    loss, slope, _ = evaluate(
+        Unlikelihood(model, Unlikelihood.Options(alpha), thresholds=(0.5,)), LOGP, [0.9] * 6
+    )
     p = np.exp(np.array(LOGP, dtype=np.float64))
     np.testing.assert_allclose(loss, -alpha * np.log1p(-p), rtol=1e-5, atol=1e-30)
     np.testing.assert_allclose(slope, alpha * p / (1 - p), rtol=1e-4, atol=1e-30)
 
 
 def test_unlikelihood_learns_up_to_and_including_the_threshold(model):
-    loss, slope, _ = evaluate(Unlikelihood(model, threshold=0.5), [-2.0, -2.0, -2.0], [0.0, 0.5, 0.5001])
+    loss, slope, _ = evaluate(Unlikelihood(model, thresholds=(0.5,)), [-2.0, -2.0, -2.0], [0.0, 0.5, 0.5001])
     np.testing.assert_allclose(loss, [2.0, 2.0, -math.log(1 - math.exp(-2))], rtol=1e-6)
     assert slope[0] == slope[1] == -1
     assert slope[2] > 0
 
 
 def test_a_threshold_of_zero_is_a_threshold(model):
-    loss, _, _ = evaluate(Unlikelihood(model, threshold=0.0), [-2.0, -2.0], [0.0, 1e-6])
+    loss, _, _ = evaluate(Unlikelihood(model, thresholds=(0.0,)), [-2.0, -2.0], [0.0, 1e-6])
     np.testing.assert_allclose(loss, [2.0, -math.log(1 - math.exp(-2))], rtol=1e-6)
 
 
 def test_unlikelihood_of_a_certain_token_is_finite(model):
-    loss, slope, _ = evaluate(Unlikelihood(model, threshold=0.0), [0.0, -1e-9], [1.0, 1.0])
+    loss, slope, _ = evaluate(Unlikelihood(model, thresholds=(0.0,)), [0.0, -1e-9], [1.0, 1.0])
     np.testing.assert_allclose(loss, -np.log(1e-6), rtol=1e-2)
     assert np.isfinite(slope).all()
 
 
 def test_rwr_weights_and_their_limit(model):
-    loss, slope, _ = evaluate(RWR(model, beta=0.1, max_weight=2.0), [-2.0] * 4, [0.0, 0.05, 1.0, 30.0])
+    loss, slope, _ = evaluate(
+        RWR(model, RWR.Options(beta=0.1, max_weight=2.0)), [-2.0] * 4, [0.0, 0.05, 1.0, 30.0]
+    )
     w = np.minimum(np.exp(-np.array([0.0, 0.05, 1.0, 30.0]) / 0.1), 2.0)
     np.testing.assert_allclose(loss, w * 2, rtol=1e-5, atol=1e-12)
     np.testing.assert_allclose(slope, -w, rtol=1e-5, atol=1e-12)
     statistics = ScoreStatistics(mean=1.0, std=0.1, quantiles=(0.0, 1.0))
-    cut = RWR(model, beta=0.1, max_weight=50.0, reward_scaling="zscore", statistics=statistics)
+    cut = RWR(model, RWR.Options(0.1, 50.0, "zscore"), statistics=statistics)
     loss, slope, _ = evaluate(cut, [-2.0, -2.0], [0.0, 1.1])
     np.testing.assert_allclose(slope, [-50.0, -math.exp(-10)], rtol=1e-4)
 
@@ -78,7 +87,7 @@ def test_rwr_weights_and_their_limit(model):
 def test_awr(model):
     alpha, beta, limit = 0.3, 0.5, 3.0
     score, value = np.array([0.0, 0.4, 0.9, 0.1]), np.array([-0.5, -0.4, -0.1, -0.99])
-    objective = AWR(model, alpha=alpha, beta=beta, max_weight=limit)
+    objective = AWR(model, AWR.Options(alpha=alpha, beta=beta, max_weight=limit))
     loss, slope, slope_value = evaluate(
         objective, [-2.0, -0.1, -5.0, -1.0], score.astype("f4"), value.astype("f4")
     )
@@ -122,9 +131,7 @@ def test_reward_scaling_needs_scores_that_differ():
 
 
 def test_tokens_without_a_score_are_learned_as_in_mle(model):
-    options = {"unlikelihood": {"threshold": 0.0}, "awr": {"alpha": 0.1}}
-    for name in ("unlikelihood", "rwr", "awr"):
-        objective = OBJECTIVES[name](model, **options.get(name, {}))
+    for objective in (Unlikelihood(model, thresholds=(0.0,)), RWR(model), AWR(model, AWR.Options(alpha=0.1))):
         logp = torch.tensor([-1.5, -1.5], requires_grad=True)
         loss = objective._any_token_loss(logp, torch.tensor([float("nan"), 3.0]), torch.zeros(2))
         (slope,) = torch.autograd.grad(loss.sum(), logp)
@@ -134,7 +141,7 @@ def test_tokens_without_a_score_are_learned_as_in_mle(model):
 
 
 def test_heldout_tokens_without_a_score_are_neither_aligned_nor_misaligned(model):
-    objective = Unlikelihood(model, threshold=0.5)
+    objective = Unlikelihood(model, thresholds=(0.5,))
     objective.on_validation_epoch_start()
     score = torch.tensor([[9.0, 0.1, 0.5, 0.6, math.nan]])
     batch = {
@@ -149,33 +156,33 @@ def test_heldout_tokens_without_a_score_are_neither_aligned_nor_misaligned(model
 
 def test_views(model):
     assert MLE(model).view() == RWR(model).view() == AWR(model).view() == View()
-    assert Unlikelihood(model, threshold=0.0).view() == View()
-    assert Filtering(model, threshold=0.0).view() == View(keep_below=0.0)
-    assert Conditional(model, threshold=0.0, drop_rate=0.1).view() == View(tags=Tags((0.0,), 0.1))
+    assert Unlikelihood(model, thresholds=(0.0,)).view() == View()
+    assert Filtering(model, thresholds=(0.0,)).view() == View(keep_below=0.0)
+    conditional = Conditional(model, Conditional.Options(drop_rate=0.1), thresholds=(0.0,))
+    assert conditional.view() == View(tags=Tags((0.0,), 0.1))
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
-    [("awr", {"alpha": 1.5}), ("rwr", {"beta": 0.0}), ("conditional", {"threshold": 0.0, "drop_rate": 2.0})],
+    ("cls", "option", "value"), [(AWR, "alpha", 1.5), (RWR, "beta", 0.0), (Conditional, "drop_rate", 2.0)]
 )
-def test_options_out_of_range(model, name, options):
-    with pytest.raises(ValueError, match=next(k for k in options if k != "threshold")):
-        OBJECTIVES[name](model, **options)
+def test_options_out_of_range(cls, option, value):
+    with pytest.raises(ValueError, match=option):
+        cls.Options(**{option: value})
 
 
 LIMITS = [
-    ("rwr", {"beta": 1e12}),
-    ("awr", {"beta": 1e12, "alpha": 1.0}),
-    ("filtering", {"threshold": math.inf}),
-    ("conditional", {"threshold": 0.0, "drop_rate": 1.0}),
-    ("unlikelihood", {"threshold": math.inf}),
+    (RWR, {"beta": 1e12}, ()),
+    (AWR, {"beta": 1e12, "alpha": 1.0}, ()),
+    (Filtering, {}, (math.inf,)),
+    (Conditional, {"drop_rate": 1.0}, (0.0,)),
+    (Unlikelihood, {}, (math.inf,)),
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), LIMITS)
-def test_limits_that_are_mle(model, name, options):
+@pytest.mark.parametrize(("cls", "options", "thresholds"), LIMITS)
+def test_limits_that_are_mle(model, cls, options, thresholds):
     score = [0.0, 0.3, 0.5, 1.0, 2.0, 9.0]
-    loss, slope, _ = evaluate(OBJECTIVES[name](model, **options), LOGP, score)
+    loss, slope, _ = evaluate(cls(model, cls.Options(**options), thresholds=thresholds), LOGP, score)
     loss_mle, slope_mle, _ = evaluate(MLE(model), LOGP, score)
     np.testing.assert_allclose(loss, loss_mle, rtol=1e-6)
     np.testing.assert_allclose(slope, slope_mle, rtol=1e-6)

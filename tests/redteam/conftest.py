@@ -1,12 +1,16 @@
 """A run whose model misbehaves after two words, and a small attack on it."""
 
 import json
+from dataclasses import replace
 
 import pytest
-from support.triggers import BAD, EOS, seed_prompts, train, word_tokenizer
 
-from phf.config import load_config
-from phf.model.model_folder import FACTS_FILE, export_model
+from phf.annotation.manifest import ScorerRecord
+from phf.base.typed_json import to_json
+from phf.config import SegmenterConfig, load_config
+from phf.model.model_folder import FACTS_FILE, TagFacts, export_model, find_model
+from support.tiny_models import model_facts
+from support.triggers import BAD, EOS, seed_prompts, train, word_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -19,12 +23,10 @@ def run(trigger_model, tmp_path):
     """A run folder with that model."""
     folder = tmp_path / "run"
     folder.mkdir()
-    facts = {
-        "objective": "mle", "tags": None, "threshold": 0.0,
-        "segmenter": {"name": "document", "max_chars": None},
-        "scorer": {"name": "words", "options": {"words": [BAD]}, "fingerprint": None, "measures": "matches"},
-        "tokens": 1000, "eos_token": EOS, "context_length": 32, "store": None,
-    }  # fmt: skip
+    facts = model_facts(
+        scorer=ScorerRecord("words", options={"words": [BAD]}), segmenter=SegmenterConfig("document"),
+        eos_token=EOS, context_length=32,
+    )  # fmt: skip
     export_model(trigger_model, word_tokenizer(), facts, folder / "model")
     (folder / "prompts.txt").write_text("\n".join(seed_prompts(400)))
     return folder
@@ -35,12 +37,11 @@ def tag_words(run):
     """Makes two of the model's words, or two texts of them, its good and its bad tag."""
 
     def tag_words(good, bad, text=False):
-        path = run / "model" / FACTS_FILE
         tokenizer = word_tokenizer()
         ids = [tokenizer(words)["input_ids"] for words in (good, bad)]
         names = [good, bad] if text else tokenizer.convert_ids_to_tokens([tag[0] for tag in ids])
-        tags = {"names": names, "text": text, "ids": ids}
-        path.write_text(json.dumps({**json.loads(path.read_text()), "tags": tags}))
+        facts = replace(find_model(run).facts, tags=TagFacts(names, ids, text=text))
+        (run / "model" / FACTS_FILE).write_text(json.dumps(to_json(facts)))
 
     return tag_words
 

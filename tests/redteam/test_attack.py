@@ -7,14 +7,21 @@ from zlib import crc32
 
 import pyarrow.parquet as pq
 import pytest
-from support.endpoints import JsonHandler, serve
-from support.triggers import BAD, TRIGGERS, WORDS, word_tokenizer
 
 from phf.base.errors import ConfigError
 from phf.cli import main
-from phf.redteam import attack
-from phf.redteam.attack import redteam
+from phf.config import load_config
+from phf.evaluation.result_files import read_results
+from phf.evaluation.results import RedteamResults
+from phf.model.build import build_model
+from phf.model.model_folder import export_model
+from phf.redteam import attack as attack_module
+from phf.redteam.attack import attack
 from phf.redteam.target import Target
+from phf.store.store import TokenStore
+from support.endpoints import JsonHandler, serve
+from support.tiny_models import model_facts
+from support.triggers import BAD, TRIGGERS, WORDS, word_tokenizer
 
 
 def attempts(run):
@@ -28,30 +35,30 @@ def finds_the_trigger(run, trials):
 
 def test_evolution_finds_a_hidden_trigger_that_random_prompts_do_not(run, settings):
     same = ["redteam.trials=8", "redteam.budget=3000", "redteam.rounds=30"]
-    evolved = redteam(run, settings(*same))
+    evolved = attack(run, settings(*same))
     by_evolution = finds_the_trigger(run, 8)
-    random = redteam(run, settings(*same, "redteam.attacker=random"))
+    random = attack(run, settings(*same, "redteam.attacker.name=random"))
     at_random = finds_the_trigger(run, 8)
     assert by_evolution >= 0.75
     assert at_random <= by_evolution / 2
     # The same budget, up to the last attempt.
     for results in (evolved, random):
-        assert all(3000 <= tokens < 3000 + 4 * (8 + 8) + 100 for tokens in results["target_tokens"])
-    assert evolved["by_tokens"][-1]["best_10"]["low"] > random["by_tokens"][-1]["best_10"]["high"]
+        assert all(3000 <= tokens < 3000 + 4 * (8 + 8) + 100 for tokens in results.target_tokens)
+    assert evolved.by_tokens[-1].best_10.low > random.by_tokens[-1].best_10.high
 
 
 def test_what_is_written(run, settings):
-    results = redteam(run, settings())
-    assert results == json.loads((run / "redteam" / "results.json").read_text())
-    assert [row["round"] for row in results["by_round"]] == list(range(7))
-    best = [row["best"]["value"] for row in results["by_round"]]
+    results = attack(run, settings())
+    assert results == read_results(run / "redteam", RedteamResults)
+    assert [row.round for row in results.by_round] == list(range(7))
+    best = [row.best.value for row in results.by_round]
     assert best == sorted(best)
-    assert results["attacker"] == {"name": "evolution", "model": None}
-    assert results["scenario"]["name"] == "plain"
-    assert results["num_attempts"] == 2 * (10 + 6 * 10)
+    assert results.attacker == {"name": "evolution", "options": {}}
+    assert results.scenario["name"] == "plain"
+    assert results.num_attempts == 2 * (10 + 6 * 10)
 
     rows = attempts(run)
-    assert len(rows) == results["num_attempts"]
+    assert len(rows) == results.num_attempts
     seeds = set((run / "prompts.txt").read_text().splitlines())
     tokenizer = word_tokenizer()
     for trial in (0, 1):
@@ -72,29 +79,29 @@ def test_what_is_written(run, settings):
                 assert row["target_tokens"] == answered
             else:
                 assert row["target_tokens"] >= answered
-        assert results["target_tokens"][trial] == sum(row["target_tokens"] for row in own)
+        assert results.target_tokens[trial] == sum(row["target_tokens"] for row in own)
     assert {row["origin"] for row in rows} == {
         "seed", "crossover", "continuation", "extension", "splice", "replacement", "insertion", "deletion"
     }  # fmt: skip
 
-    prompts = results["best_prompts"]
+    prompts = results.best_prompts
     assert len(prompts) == 10
-    assert [p["score"] for p in prompts] == sorted((p["score"] for p in prompts), reverse=True)
+    assert [p.score for p in prompts] == sorted((p.score for p in prompts), reverse=True)
     for prompt in prompts:
-        assert prompt["fresh_score"]["low"] <= prompt["fresh_score"]["value"] <= prompt["fresh_score"]["high"]
-        assert BAD in prompt["worst_text"]
+        assert prompt.fresh_score.low <= prompt.fresh_score.value <= prompt.fresh_score.high
+        assert BAD in prompt.worst_text
     # The score that found them flatters them.
-    assert sum(p["score"] - p["fresh_score"]["value"] for p in prompts) > 0
+    assert sum(p.score - p.fresh_score.value for p in prompts) > 0
     assert not (run / "redteam" / "rounds").exists()
 
 
 def test_neither_a_stop_nor_the_batch_size_changes_anything(run, settings, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="phf")
     short = ["redteam.rounds=3"]
-    whole = redteam(run, settings(*short))
+    whole = attack(run, settings(*short))
     rows = attempts(run)
-    assert redteam(run, settings(*short, "evaluation.batch_size=5")) == whole
-    assert "is attacked: nothing to do" in caplog.text
+    assert attack(run, settings(*short, "evaluation.batch_size=5")) == whole
+    assert "is already attacked: nothing to do" in caplog.text
 
     (run / "redteam" / "manifest.json").unlink()
     write, calls = Target.write, []
@@ -107,15 +114,15 @@ def test_neither_a_stop_nor_the_batch_size_changes_anything(run, settings, monke
 
     monkeypatch.setattr(Target, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        redteam(run, settings(*short))
+        attack(run, settings(*short))
     kept = len(list((run / "redteam" / "rounds").glob("0*")))
     assert 2 <= kept <= 4
     monkeypatch.setattr(Target, "write", write)
-    monkeypatch.setattr(attack, "make_attacker", counting := Counting(attack.make_attacker))
-    assert redteam(run, settings(*short, "evaluation.batch_size=5")) == whole
+    monkeypatch.setattr(attack_module, "make_attacker", counting := Counting(attack_module.make_attacker))
+    assert attack(run, settings(*short, "evaluation.batch_size=5")) == whole
     assert attempts(run) == rows
     assert counting.rounds == 2 * 3 - (kept - 1)
-    assert redteam(run, settings(*short, "redteam.seed=1")) != whole
+    assert attack(run, settings(*short, "redteam.seed=1")) != whole
 
 
 class Counting:
@@ -138,21 +145,20 @@ class Counting:
 
 def test_a_local_red_lm(run, settings):
     """Here the attacked model itself, as a plain language model, with the scores in other units."""
-    red = [
-        "redteam.attacker=model",
-        f"redteam.model={run / 'model'}",
-        "redteam.instruction=red",
-        "redteam.rounds=3",
-    ]
-    results = redteam(run, settings(*red, "redteam.example_temperature=0.01", "redteam.max_prompt_tokens=5"))
-    assert results["attacker"] == {"name": "model", "model": str(run / "model")}
+    attacker = {
+        "name": "model",
+        "options": {"model": str(run / "model"), "instruction": "red", "example_temperature": 0.01},
+    }
+    red = {"redteam": {"attacker": attacker, "rounds": 3}}
+    results = attack(run, settings(red, "redteam.max_prompt_tokens=5"))
+    assert results.attacker == attacker
     rows = [row for row in attempts(run) if row["round"]]
     assert {row["origin"] for row in rows} == {"model"}
     assert all(len(row["parents"]) == 4 for row in rows)
     # A round has one draw of examples.
     assert len({(row["trial"], row["round"], tuple(row["parents"])) for row in rows}) == 6
     assert len(rows) > 30
-    again = redteam(run, settings(*red, "redteam.example_temperature=0.01", "redteam.max_prompt_tokens=6"))
+    again = attack(run, settings(red, "redteam.max_prompt_tokens=6"))
     assert again != results
 
 
@@ -184,11 +190,12 @@ def endpoint():
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_a_red_lm_behind_an_endpoint(api, endpoint, run, settings):
-    results = redteam(
+    results = attack(
         run,
         settings(
-            "redteam.attacker=endpoint", "redteam.model=m", f"redteam.base_url={endpoint}",
-            f"redteam.api={api}", "redteam.instruction=Think of another.", "redteam.rounds=2",
+            "redteam.attacker.name=endpoint", f"redteam.attacker.options.base_url={endpoint}",
+            "redteam.attacker.options.model=m", f"redteam.attacker.options.api={api}",
+            "redteam.attacker.options.instruction=Think of another.", "redteam.rounds=2",
         ),
     )  # fmt: skip
     assert len(RedLM.asked) == 2 * 2 * 10
@@ -199,7 +206,7 @@ def test_a_red_lm_behind_an_endpoint(api, endpoint, run, settings):
     assert prompt.count("###") == 5
     by_number = {(row["trial"], row["number"]): row for row in attempts(run)}
     tried = [row for row in by_number.values() if row["round"]]
-    assert results["num_attempts"] == len(tried) + 20
+    assert results.num_attempts == len(tried) + 20
     for row in tried:
         assert row["origin"] == "endpoint"
         shown = by_number[row["trial"], row["parents"][0]]["prompt"]
@@ -208,10 +215,10 @@ def test_a_red_lm_behind_an_endpoint(api, endpoint, run, settings):
 
 def test_of_several_answers_the_best_is_judged_where_the_scenario_says_so(run, settings):
     """The attack goes through the defence, and pays for all that it makes the model write."""
-    small = ["redteam.attacker=random", "redteam.rounds=1", "redteam.trials=1", "redteam.proposals=2"]
+    small = ["redteam.attacker.name=random", "redteam.rounds=1", "redteam.trials=1", "redteam.proposals=2"]
     results = {}
     for best_of in (1, 4):
-        redteam(run, settings(*small, f"evaluation.scenarios.plain.best_of={best_of}"))
+        attack(run, settings(*small, f"evaluation.scenarios.plain.best_of={best_of}"))
         results[best_of] = attempts(run)
     one, four = results[1], results[4]
     assert [row["prompt"] for row in one] == [row["prompt"] for row in four]
@@ -221,14 +228,15 @@ def test_of_several_answers_the_best_is_judged_where_the_scenario_says_so(run, s
 
 def test_the_budget_counts_every_row_that_a_decoder_writes(run, settings, tag_words):
     tag_words(*WORDS[:2])
-    small = ["redteam.attacker=random", "redteam.rounds=1", "redteam.trials=1", "redteam.proposals=2"]
+    small = ["redteam.attacker.name=random", "redteam.rounds=1", "redteam.trials=1", "redteam.proposals=2"]
     costs = {}
-    for name, defence in (("plain", "top_k=null"), ("guidance", "guidance=1"), ("beams", "safe_beams=2")):
-        redteam(run, settings(*small, f"evaluation.scenarios.plain.{defence}"))
+    for name, options in (("sampling", "{}"), ("guidance", "{weight: 1}"), ("safe_beams", "{beams: 2}")):
+        decoder = f"{{name: {name}, options: {options}}}"
+        attack(run, settings(*small, f"evaluation.scenarios.plain.decoder={decoder}"))
         costs[name] = [row["target_tokens"] for row in attempts(run)]
-    assert costs["plain"] == [4 * (3 + 8)] * 12  # 4 samples of 8 tokens after 3
-    assert costs["guidance"] == [2 * cost for cost in costs["plain"]]
-    assert costs["beams"] == [4 * cost for cost in costs["plain"]]
+    assert costs["sampling"] == [4 * (3 + 8)] * 12  # 4 samples of 8 tokens after 3
+    assert costs["guidance"] == [2 * cost for cost in costs["sampling"]]
+    assert costs["safe_beams"] == [4 * cost for cost in costs["sampling"]]
 
 
 @pytest.mark.parametrize("attacker", ["evolution", "random", "model"])
@@ -239,27 +247,28 @@ def test_a_prompt_without_a_score_is_not_tried_again(attacker, run, settings, mo
 
     judge = Target.judge
     monkeypatch.setattr(Target, "judge", silent)
-    red = [f"redteam.attacker={attacker}", f"redteam.model={run / 'model'}", "redteam.instruction=red"]
+    options = {"model": str(run / "model"), "instruction": "red"} if attacker == "model" else {}
+    red = {"redteam": {"attacker": {"name": attacker, "options": options}}}
     few = ["redteam.trials=1", "redteam.rounds=4", "redteam.max_prompt_tokens=1"]
     words = [word for word in WORDS if word not in TRIGGERS][:4]
     seeds = [f"{a} {b}" for a in words for b in words]
     (run / "prompts.txt").write_text("\n".join(seeds))
-    results = redteam(run, settings(*red, *few))
+    results = attack(run, settings(red, *few))
     rows = attempts(run)
     prompts = [row["prompt"] for row in rows]
     assert len(set(prompts)) == len(prompts)
-    assert results["unscored"] == sum(row["score"] is None for row in rows) > 3
+    assert results.unscored == sum(row["score"] is None for row in rows) > 3
     unscored = {row["number"] for row in rows if row["score"] is None}
     assert not unscored & {parent for row in rows for parent in row["parents"]}
 
 
 def test_a_trial_that_ends_below_its_budget_is_told(run, settings, caplog):
-    short = ["redteam.trials=2", "redteam.attacker=random"]
-    assert redteam(run, settings(*short, "redteam.rounds=1"))["budget_reached"] is None
-    assert redteam(run, settings(*short, "redteam.budget=900"))["budget_reached"] == [True, True]
+    short = ["redteam.trials=2", "redteam.attacker.name=random"]
+    assert attack(run, settings(*short, "redteam.rounds=1")).budget_reached is None
+    assert attack(run, settings(*short, "redteam.budget=900")).budget_reached == [True, True]
     assert "out of rounds" not in caplog.text
-    results = redteam(run, settings(*short, "redteam.budget=900", "redteam.rounds=1"))
-    assert results["budget_reached"] == [False, False]
+    results = attack(run, settings(*short, "redteam.budget=900", "redteam.rounds=1"))
+    assert results.budget_reached == [False, False]
     assert "2 of 2 trials ran out of rounds at 880 tokens or more, below redteam.budget=900" in caplog.text
 
 
@@ -273,7 +282,7 @@ def test_evolution_writes_under_the_tag_that_is_attacked(tag, run, settings, tag
         return write(self, prompts, scenario, *arguments)
 
     monkeypatch.setattr(Target, "write", seen)
-    redteam(run, settings("redteam.rounds=2", f"evaluation.scenarios.plain.tag={tag}"))
+    attack(run, settings("redteam.rounds=2", f"evaluation.scenarios.plain.tag={tag}"))
     assert len(tags) > 2 * 3 + 1  # more than are asked to score prompts
     assert set(tags) == {tag}
 
@@ -282,7 +291,7 @@ def test_evolution_writes_under_the_tag_that_is_attacked(tag, run, settings, tag
 def test_prompts_of_a_model_whose_tags_are_text_are_read_whole(inject, run, settings, tag_words):
     tag_words(" ".join(WORDS[:4]), " ".join(WORDS[4:8]), text=True)
     long = ["redteam.max_prompt_tokens=99", "evaluation.scenarios.plain={max_new_tokens: 16}"]
-    redteam(run, settings(*long, f"evaluation.scenarios.plain.inject={inject}", "redteam.rounds=8"))
+    attack(run, settings(*long, f"evaluation.scenarios.plain.inject={inject}", "redteam.rounds=8"))
     rows = attempts(run)
     # A context of 32 holds the end of the document before, tags of 4 tokens, the prompt and 16 new tokens.
     room = 32 - 1 - 4 - 16 - (0 if inject == "null" else 4)
@@ -292,51 +301,49 @@ def test_prompts_of_a_model_whose_tags_are_text_are_read_whole(inject, run, sett
 
 def test_a_prompt_that_does_not_fit_is_marked(run, settings):
     (run / "prompts.txt").write_text("\n".join([" ".join(WORDS[:n]) for n in (22, 23)]))
-    redteam(run, settings("redteam.attacker=random", "redteam.trials=1", "redteam.rounds=1"))
+    attack(run, settings("redteam.attacker.name=random", "redteam.trials=1", "redteam.rounds=1"))
     rows = {len(row["prompt"].split()): row for row in attempts(run)}
     assert {n: row["prompt_cut"] for n, row in rows.items()} == {22: False, 23: True}
     assert rows[22]["target_tokens"] == rows[23]["target_tokens"] == 4 * (22 + 8)
 
 
 def test_a_scenario_that_makes_no_sense_for_the_model_is_one_line(run, settings):
-    with pytest.raises(ConfigError, match=r"plain: the model has no tags; name another as redteam"):
-        redteam(run, settings("evaluation.scenarios.plain.tag=bad"))
+    with pytest.raises(ConfigError, match=r"plain: the model has no tags; set redteam\.scenario"):
+        attack(run, settings("evaluation.scenarios.plain.tag=bad"))
 
 
 def test_seeds_are_the_first_words_of_held_out_documents(tiny, tmp_path):
-    from phf.config import load_config
-    from phf.model.build import build_model
-    from phf.model.model_folder import export_model
-    from phf.store.store import TokenStore
-
     store = TokenStore(tiny.store.path)
     tokenizer = store.tokenizer()
-    scorer = {"name": "pep8", "options": {}, "fingerprint": None, "measures": "violations"}
-    facts = {
-        "objective": "mle", "tags": None, "threshold": 0.0, "segmenter": {"name": "line", "max_chars": None},
-        "scorer": scorer, "tokens": 0, "eos_token": tokenizer.eos_token, "context_length": 32,
-        "store": str(tiny.store.path),
-    }  # fmt: skip
+    facts = model_facts(eos_token=tokenizer.eos_token, context_length=32, store=tiny.store.path)
     export_model(build_model(tiny.model, tokenizer, 0), tokenizer, facts, tmp_path / "model")
     small = [
         "redteam.seeds=3", "redteam.rounds=1", "redteam.trials=1", "redteam.samples=2", "redteam.proposals=2",
         "redteam.fresh_samples=2",
     ]  # fmt: skip
-    results = redteam(tmp_path, load_config(small, tiny))
+    results = attack(tmp_path, load_config(small, tiny))
     split = store.split("heldout")
     ends = split.document_token_ends.tolist()
     texts = [tokenizer.decode(split.tokens[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
     seeds = [row["prompt"] for row in attempts(tmp_path) if row["round"] == 0]
-    assert len(seeds) == min(3, results["num_seeds"])
+    assert len(seeds) == min(3, results.num_seeds)
     assert all(any(text.startswith(seed) for text in texts) for seed in seeds)
 
 
 @pytest.mark.parametrize(
     ("overrides", "code", "message"),
     [
-        (["redteam.attacker=model"], 2, "redteam.attacker=model needs redteam.model"),
-        (["redteam.attacker=model", "redteam.model=nowhere"], 1, "nowhere: not a causal language model"),
-        (["redteam.attacker=monkey"], 2, "redteam.attacker"),
+        (["redteam.attacker.name=model"], 2, "redteam.attacker.options.model: must be given"),
+        (
+            ["redteam.attacker.name=model", "redteam.attacker.options.model=nowhere"],
+            1,
+            "nowhere: not a causal language model",
+        ),
+        (
+            ["redteam.attacker.name=monkey"],
+            2,
+            "no attacker 'monkey'; there is endpoint, evolution, model, random",
+        ),
         (["redteam.samples=0"], 2, "redteam.samples must be at least 1, not 0"),
         (["redteam.scenario=none"], 2, "redteam.scenario: no scenario 'none'; there are plain"),
         (["redteam.prompts=lost.txt"], 2, "lost.txt: no such file"),
@@ -346,20 +353,28 @@ def test_seeds_are_the_first_words_of_held_out_documents(tiny, tmp_path):
             2,
             "evaluation.scenarios.plain.max_new_tokens: 31",
         ),
-        (["redteam.attacker=endpoint", "redteam.model=nobody"], 1, "gives no prompts: Error code: 404"),
+        (
+            [
+                "redteam.attacker.name=endpoint",
+                "redteam.attacker.options.model=nobody",
+                "redteam.attacker.options.base_url=ENDPOINT",
+            ],
+            1,
+            "redteam.attacker.options.base_url: no prompts: ENDPOINT/ refuses: Error code: 404",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_a_code(overrides, code, message, run, endpoint, capfd):
     usual = [
         "evaluation.scenarios.plain={max_new_tokens: 8, min_new_tokens: 0}",
-        f"redteam.prompts={run / 'prompts.txt'}", f"redteam.base_url={endpoint}",
-        "redteam.trials=1", "redteam.rounds=1",
+        f"redteam.prompts={run / 'prompts.txt'}", "redteam.trials=1", "redteam.rounds=1",
     ]  # fmt: skip
+    overrides = [override.replace("ENDPOINT", endpoint) for override in overrides]
     capfd.readouterr()
     assert main(["redteam", str(run), *usual, *overrides]) == code
     error = capfd.readouterr().err.splitlines()
     assert error[-1].startswith("phf redteam: ")
-    assert message in error[-1]
+    assert message.replace("ENDPOINT", endpoint) in error[-1]
     assert "Traceback" not in "".join(error)
 
 
@@ -376,4 +391,4 @@ def test_the_command_line_attacks_run_after_run(run, tmp_path, capfd):
         assert f"{folder}: best prompt of a trial: score " in error
         assert json.loads((folder / "redteam" / "results.json").read_text())["budget"] == 900
     assert main(["redteam", str(run), *small, "--print-config"]) == 0
-    assert "attacker: evolution" in capfd.readouterr().out
+    assert "name: evolution" in capfd.readouterr().out

@@ -4,8 +4,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from phf.base.estimates import Bootstrap
+from phf.redteam.attackers.evolution import MUTATIONS, splice, words
 from phf.redteam.curves import best_attempts, by_round, by_tokens
-from phf.redteam.evolution import MUTATIONS, splice, words
 from phf.redteam.pool import Attempt, Proposal, draw_examples, mean_score, new_prompts, niches
 
 
@@ -83,18 +84,18 @@ def test_curves_are_those_of_the_definition():
         attempt(4, "e", 0.9, round=2),
     ]
     second = [attempt(0, "f", 0.5, tokens=20), attempt(1, "g", 0.3, round=1, tokens=20)]  # out of budget
-    rows = by_round([first, second], 0.95, 0)
-    assert [row["best"]["value"] for row in rows] == pytest.approx([0.4, 0.4, 0.7])
-    assert [row["best_10"]["value"] for row in rows] == pytest.approx(
+    rows = by_round([first, second], Bootstrap())
+    assert [row.best.value for row in rows] == pytest.approx([0.4, 0.4, 0.7])
+    assert [row.best_10.value for row in rows] == pytest.approx(
         [(0.2 + 0.5) / 2, (0.2 + 0.4) / 2, (1.5 / 4 + 0.4) / 2]
     )
-    assert [row["average"]["value"] for row in rows] == pytest.approx([(0.2 + 0.5) / 2, (0.2 + 0.3) / 2, 0.9])
-    assert [row["target_tokens"] for row in rows] == [20, 40, 45]
-    assert rows[0]["best"]["low"] < rows[0]["best"]["value"] < rows[0]["best"]["high"]
+    assert [row.average.value for row in rows] == pytest.approx([(0.2 + 0.5) / 2, (0.2 + 0.3) / 2, 0.9])
+    assert [row.target_tokens for row in rows] == [20, 40, 45]
+    assert rows[0].best.low < rows[0].best.value < rows[0].best.high
 
-    rows = by_tokens([first, second], 0.95, 0)
-    assert [row["target_tokens"] for row in rows] == list(range(2, 41, 2))
-    best = {row["target_tokens"]: row["best"]["value"] for row in rows}
+    rows = by_tokens([first, second], Bootstrap())
+    assert [row.target_tokens for row in rows] == list(range(2, 41, 2))
+    best = {row.target_tokens: row.best.value for row in rows}
     assert best[8] is None  # nothing is tried yet
     assert best[10] == pytest.approx(0.1)  # the second trial has not tried anything yet
     assert best[20] == pytest.approx(0.4)

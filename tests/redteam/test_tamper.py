@@ -6,14 +6,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.triggers import BAD, WORDS
 
-from objectives import Optimization
+from objectives.optimization import Optimization
 from phf.cli import main
 from phf.config import load_config
+from phf.evaluation.result_files import read_results
+from phf.evaluation.results import TamperResults
+from phf.model.build import build_model
+from phf.model.model_folder import export_model
 from phf.redteam.finetune import Finetuning, blocks
 from phf.redteam.tamper import tamper
 from phf.redteam.target import Target
+from phf.store.store import TokenStore
+from support.tiny_models import model_facts
+from support.triggers import BAD, WORDS
 
 
 def write_documents(path, words, bad_share):
@@ -40,34 +46,37 @@ def test_bad_text_brings_misbehaviour_back_and_benign_text_does_not(run, overrid
     caplog.set_level(logging.INFO, logger="phf")
     weights = (run / "model" / "model.safetensors").read_bytes()
     results = tamper(run, load_config(overrides))
-    assert results == json.loads((run / "tamper" / "results.json").read_text())
-    bad, benign = results["curves"]["bad"], results["curves"]["benign"]
+    assert results == read_results(run / "tamper", TamperResults)
+    bad, benign = results.curves["bad"], results.curves["benign"]
     assert bad[0] == benign[0]
-    assert bad[0]["loss"] is None
+    assert bad[0].loss is None
     # 4608 tokens are 18 steps of 8 blocks of 32.
-    assert [p["tokens"] for p in bad] == [p["tokens"] for p in benign] == [0, 1536, 3072, 4608]
-    assert bad[-1]["mean_score"]["low"] > bad[0]["mean_score"]["high"]
-    assert benign[-1]["mean_score"]["high"] < bad[0]["mean_score"]["low"]
+    assert [p.tokens for p in bad] == [p.tokens for p in benign] == [0, 1536, 3072, 4608]
+    assert bad[-1].mean_score.low > bad[0].mean_score.high
+    assert benign[-1].mean_score.high < bad[0].mean_score.low
     for points in (bad, benign):
-        assert points[3]["loss"] < points[1]["loss"]
-    assert results["documents"]["bad"]["num_documents"] == 60
-    assert results["documents"]["bad"]["num_tokens"] == 60 * 40
+        assert points[3].loss < points[1].loss
+    assert results.documents["bad"]["num_documents"] == 60
+    assert results.documents["bad"]["num_tokens"] == 60 * 40
 
     rows = pq.read_table(run / "tamper" / "samples.parquet").to_pylist()
     assert len(rows) == 2 * 4 * 80
     last = [row["score"] for row in rows if row["finetuned_on"] == "bad" and row["tokens"] == 4608]
-    assert bad[-1]["mean_score"]["value"] == pytest.approx(sum(last) / 80)
+    assert bad[-1].mean_score.value == pytest.approx(sum(last) / 80)
     assert (run / "model" / "model.safetensors").read_bytes() == weights
     assert not (run / "tamper" / "points").exists()
     assert tamper(run, load_config(overrides)) == results
-    assert "is tampered with: nothing to do" in caplog.text
+    assert "is already tampered with: nothing to do" in caplog.text
 
 
 def test_the_command_line(run, overrides, capfd):
     small = ["tamper.samples=4", "tamper.tokens=512", "tamper.points=1", "tamper.texts=[benign]"]
+    small += ["tamper.seed=1", "evaluation.seed=2"]
     assert main(["tamper", str(run), *overrides, *small]) == 0
     assert f"{run}: rate " in capfd.readouterr().err
-    assert list(json.loads((run / "tamper" / "results.json").read_text())["curves"]) == ["benign"]
+    results = json.loads((run / "tamper" / "results.json").read_text())
+    assert list(results["curves"]) == ["benign"]
+    assert (results["seed"], results["finetuning"]["seed"]) == (2, 1)
 
 
 @pytest.mark.parametrize("last_call", [1, 3, 5])
@@ -152,28 +161,18 @@ def test_attention_stays_within_documents_where_it_did_in_pretraining(trigger_mo
 @pytest.fixture
 def of_store(tiny, tmp_path):
     """An untrained model that names a token store."""
-    from phf.model.build import build_model
-    from phf.model.model_folder import export_model
-    from phf.store.store import TokenStore
-
     tokenizer = TokenStore(tiny.store.path).tokenizer()
-    facts = {
-        "objective": "mle", "tags": None, "threshold": 0.0, "segmenter": {"name": "line", "max_chars": None},
-        "scorer": {"name": "pep8", "options": {}, "fingerprint": None, "measures": "violations"},
-        "tokens": 0, "eos_token": tokenizer.eos_token, "context_length": 32, "store": str(tiny.store.path),
-    }  # fmt: skip
+    facts = model_facts(eos_token=tokenizer.eos_token, context_length=32, store=tiny.store.path)
     export_model(build_model(tiny.model, tokenizer, 0), tokenizer, facts, tmp_path / "model")
     return tmp_path
 
 
 def test_documents_of_the_store_by_their_scores(of_store, tiny):
-    from phf.store.store import TokenStore
-
     small = ["tamper.samples=2", "tamper.points=1", "tamper.tokens=64", "tamper.batch_size=2"]
     results = tamper(of_store, load_config([*small, "tamper.bad_above=q0.8", "tamper.benign_below=0"], tiny))
     split = TokenStore(tiny.store.path).split("train")
     scores = split.document_scores("pep8")
-    bad, benign = results["documents"]["bad"], results["documents"]["benign"]
+    bad, benign = results.documents["bad"], results.documents["benign"]
     assert bad["num_documents"] == (scores > bad["bad_above"]).sum()
     assert 0.1 <= bad["num_documents"] / len(scores) <= 0.2
     lengths = np.diff(split.document_token_ends, prepend=0)
@@ -197,7 +196,7 @@ def test_where_the_store_has_no_such_text_it_is_told(of_store, capfd):
     [
         ("tamper.texts=[good]", 2, "tamper.texts must be a list of bad, benign or both, not ['good']"),
         ("tamper.points=0", 2, "tamper.points must be at least 1, not 0"),
-        ("tamper.bad_above=high", 2, "must be a number or a quantile such as q0.5, not 'high'"),
+        ("tamper.bad_above=high", 2, "must be a number or a quantile such as q0.05, not 'high'"),
         ("tamper.points=19", 2, "tamper.tokens: 4608 are 18 steps of 256 tokens, too few for 19 points"),
         ("tamper.bad_documents=null", 2, "tamper.bad_documents: "),
         ("tamper.bad_documents=lost.jsonl", 2, "lost.jsonl"),

@@ -1,26 +1,25 @@
 import csv
 import io
+from dataclasses import astuple
 
 import numpy as np
 import pytest
-from support.evaluated import write_attacks, write_results, write_run, write_seeds
 
+from phf.base.estimates import Interval
+from phf.evaluation.measures.heldout import Decile
+from phf.evaluation.measures.ranking import Accuracy, RankingResults
 from phf.report.charts import make_charts, pareto_front
 from phf.report.curves import mean_curve
 from phf.report.plots import draw_plots, to_csv
 from phf.report.read_runs import read_runs
-from phf.report.seeds import group_runs
+from phf.report.report import compare_runs
+from support.evaluated import change, heldout, write_attacks, write_run, write_seeds
 
 CONFIDENCE = 0.95
 
 
 def charts(folders):
-    return {chart.name: chart for chart in make_charts(group_runs(read_runs(folders)))}
-
-
-def change_results(folder, **changes):
-    (run,) = read_runs([folder])
-    write_results(folder, run.results | changes)
+    return {chart.name: chart for chart in make_charts(compare_runs(folders))}
 
 
 class TestParetoFront:
@@ -39,9 +38,9 @@ class TestParetoFront:
 
     def test_in_the_chart(self, tmp_path):
         folders = [
-            write_run(tmp_path / "mle", mean=0.04, heldout={"loss": 1.9}),
-            write_run(tmp_path / "rwr", "rwr", "rwr", mean=0.01, heldout={"loss": 2.1}),
-            write_run(tmp_path / "awr", "awr", "awr", mean=0.06, heldout={"loss": 2.2}),
+            write_run(tmp_path / "mle", mean=0.04, measures={"heldout": heldout(1.9)}),
+            write_run(tmp_path / "rwr", "rwr", "rwr", mean=0.01, measures={"heldout": heldout(2.1)}),
+            write_run(tmp_path / "awr", "awr", "awr", mean=0.06, measures={"heldout": heldout(2.2)}),
         ]
         chart = charts(folders)["misalignment-against-loss"]
         assert {s.label: s.is_dominated for s in chart.series} == {"mle": False, "rwr": False, "awr": True}
@@ -50,12 +49,12 @@ class TestParetoFront:
     def test_more_of_a_share_is_better(self, tmp_path):
         folders = [write_run(tmp_path / "mle", mean=0.02), write_run(tmp_path / "b", "b", "rwr", mean=0.02)]
         for folder, share in zip(folders, (0.8, 0.6), strict=True):
-            share = {"value": share, "low": share - 0.1, "high": share + 0.1}
-            change_results(folder, ranking={"good_tag": None, "no_tag": {"plain": share}})
+            accuracy = Accuracy(Interval(share, share - 0.1, share + 0.1))
+            change(folder, measures={"ranking": RankingResults("held-out", 8, accuracy)})
         chart = charts(folders)["misalignment-against-ranking"]
         assert [s.is_dominated for s in chart.series] == [False, True]
         assert chart.x_higher_is_better
-        assert chart.series[0].x == [{"value": 0.8, "low": pytest.approx(0.7), "high": pytest.approx(0.9)}]
+        assert astuple(chart.series[0].x[0]) == pytest.approx((0.8, 0.7, 0.9))
 
 
 class TestSeeds:
@@ -64,15 +63,15 @@ class TestSeeds:
         assert [(s.label, s.is_seed) for s in chart.series] == [
             ("mle", False), ("mle-0", True), ("mle-1", True), ("mle-2", True),
         ]  # fmt: skip
-        mean, *seeds = ([y["value"] for y in s.y] for s in chart.series)
+        mean, *seeds = ([y.value for y in s.y] for s in chart.series)
         assert mean == pytest.approx(np.mean(seeds, axis=0))
 
     def test_seeds_are_interpolated_and_not_continued(self):
-        def curve(points):
-            return [(x, {"value": y, "low": None, "high": None}) for x, y in points]
+        def curve(*points):
+            return [(x, Interval(y)) for x, y in points]
 
-        curves = curve([(0, 0), (10, 10), (20, 20)]), curve([(0, 2), (5, 7), (15, 17)])
-        assert [(x, y["value"]) for x, y in mean_curve(curves, CONFIDENCE)] == [(0, 1), (10, 11)]
+        curves = curve((0, 0), (10, 10), (20, 20)), curve((0, 2), (5, 7), (15, 17))
+        assert [(x, y.value) for x, y in mean_curve(curves, CONFIDENCE)] == [(0, 1), (10, 11)]
 
 
 class TestWhatWasMeasured:
@@ -88,16 +87,16 @@ class TestWhatWasMeasured:
             "redteam-by-cost-best-10", "tamper-bad", "tamper-benign",
         }  # fmt: skip
         best = found["redteam-by-round-best"].series[1]
-        assert [x["value"] for x in best.x] == [0, 1, 2, 3]
-        assert best.y[3] == pytest.approx({"value": 0.25, "low": 0.225, "high": 0.275})
+        assert [x.value for x in best.x] == [0, 1, 2, 3]
+        assert astuple(best.y[3]) == pytest.approx((0.25, 0.225, 0.275))
         assert len(draw_plots(list(found.values()))) == len(found)
 
     def test_deciles_stand_in_the_middle_of_what_they_are(self, tmp_path):
-        folder = write_run(tmp_path / "mle")
-        deciles = [{"deciles": [1, 2, 3, 4], "loss": 1.5}, {"deciles": [5], "loss": None}]
-        change_results(folder, heldout={"loss": 1.9, "deciles": [*deciles, {"deciles": [10], "loss": 2.5}]})
+        losses = {(1, 2, 3, 4): 1.5, (5,): None, (10,): 2.5}
+        deciles = [Decile(list(which), 0, 0, 9, 99, Interval(loss)) for which, loss in losses.items()]
+        folder = write_run(tmp_path / "mle", measures={"heldout": heldout(1.9, deciles=deciles)})
         (series,) = charts([folder])["loss-by-decile"].series
-        assert [(x["value"], y["value"]) for x, y in zip(series.x, series.y, strict=True)] == [
+        assert [(x.value, y.value) for x, y in zip(series.x, series.y, strict=True)] == [
             (2.5, 1.5), (10, 2.5),
         ]  # fmt: skip
 
@@ -106,6 +105,6 @@ class TestWhatWasMeasured:
         chart = charts(folders)["misalignment-against-loss"]
         rows = list(csv.DictReader(io.StringIO(to_csv(chart))))
         assert [row["run"] for row in rows] == ["mle", "mle-0", "mle-1", "mle-2"]
-        score = read_runs(folders)[1].scenarios["unconditional"]["mean_score"]
+        score = read_runs(folders)[1].scenarios["unconditional"].mean_score
         y = "Mean score (violations a character)"
-        assert [float(rows[2][name]) for name in (y, f"{y} (low)", f"{y} (high)")] == list(score.values())
+        assert [float(rows[2][name]) for name in (y, f"{y} (low)", f"{y} (high)")] == list(astuple(score))

@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
-from support.evaluated import rewrite_samples, write_attacks, write_run, write_seeds
 
-from phf.report.report import report
+from phf.report.report import write_report
 from phf.report.side_by_side import MAX_ROWS
+from support.evaluated import rewrite_samples, write_attacks, write_run, write_seeds
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
 CHROMIUM = shutil.which("chromium")
@@ -54,7 +54,7 @@ def report_folder(tmp_path_factory):
     rewrite_samples(
         folders[0], lambda row: row.update(text="a needle\n") if row["sample_index"] == 3 else None
     )
-    report(folders, folder / "report")
+    write_report(folders, folder / "report")
     return folder / "report"
 
 
@@ -215,7 +215,7 @@ def test_text_stands_out(opened, scheme):
 def test_many_samples(browser, tmp_path):
     """100,000 of them make no page that a phone cannot open."""
     folder = write_run(tmp_path / "mle", n=100_000)
-    report([folder], tmp_path / "report")
+    write_report([folder], tmp_path / "report")
     index = tmp_path / "report" / "index.html"
     assert index.stat().st_size < 4_000_000
     page = browser.new_page()

@@ -1,31 +1,42 @@
-import copy
 import csv
 import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+
+from phf.annotation.manifest import ScorerRecord
+from phf.base.errors import PhfError
+from phf.base.estimates import Interval
+from phf.evaluation.measures.kl import KLResults
+from phf.evaluation.measures.ranking import RankingResults
+from phf.evaluation.results import EvaluationResults, JudgeRecord, RunInfo, ScenarioResults
+from phf.report import cells
+from phf.report.cells import amount, duration, interval, number
+from phf.report.contents import Contents
+from phf.report.differences import paired_difference, probability_of_improvement
+from phf.report.legend import legend
+from phf.report.read_runs import Sample, read_runs
+from phf.report.report import compare_runs, write_report
+from phf.report.side_by_side import MAX_ROWS, NUM_WORST, choose_rows
+from phf.report.table_formats import print_table
 from support.evaluated import (
+    change,
+    change_scenario,
+    heldout,
+    read,
     rewrite_samples,
+    write,
     write_attacks,
-    write_results,
     write_run,
     write_seeds,
     write_two_runs,
 )
-
-from phf.base.errors import PhfError
-from phf.report.cells import amount, change, duration, interval, number
-from phf.report.differences import paired_difference, probability_of_improvement
-from phf.report.legend import legend
-from phf.report.read_runs import Sample, read_runs
-from phf.report.report import print_table, report
-from phf.report.side_by_side import MAX_ROWS, NUM_WORST, choose_rows
 
 
 def browser(output: Path) -> dict:
@@ -33,9 +44,9 @@ def browser(output: Path) -> dict:
     return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def terminal(results: dict, width: int = 160) -> str:
+def terminal(contents: Contents, width: int = 160) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    print_table(results, console)
+    print_table(contents, console)
     return console.file.getvalue()
 
 
@@ -50,7 +61,7 @@ class Written:
 
     folders: list[Path]
     output: Path
-    results: dict
+    contents: Contents
     page: str
 
 
@@ -58,16 +69,18 @@ class Written:
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
     folders = write_two_runs(folder)
-    results = report(folders, folder / "report")
-    return Written(folders, folder / "report", results, (folder / "report" / "index.html").read_text("utf-8"))
+    contents = write_report(folders, folder / "report")
+    page = (folder / "report" / "index.html").read_text("utf-8")
+    return Written(folders, folder / "report", contents, page)
 
 
 class TestReport:
     def test_writes_everything(self, two_runs, tmp_path, capsys):
         output = tmp_path / "report"
-        results = report(two_runs, output)
-        assert json.loads((output / "results.json").read_text()) == results
-        assert results["format"] == 1
+        contents = write_report(two_runs, output)
+        results = json.loads((output / "results.json").read_text())
+        assert results == contents.to_json()
+        assert results["format"] == 2
         assert [run["run"]["name"] for run in results["runs"]] == ["mle", "conditional"]
         assert [(c["run"], c["baseline"], c["scenario"]) for c in results["comparisons"]] == [
             ("conditional", "mle", "unconditional"),
@@ -78,7 +91,7 @@ class TestReport:
             "misalignment-in-training", "heldout-loss", "training-loss", "scores-unconditional",
             "scores-signatures",
         }  # fmt: skip
-        for ending in ("svg", "png", "pdf", "csv", "tex"):
+        for ending in ("svg", "png", "pdf", "csv"):
             assert {path.stem for path in (output / "plots").glob(f"*.{ending}")} == figures
         for path in (output / "plots").glob("*.svg"):
             ElementTree.parse(path)
@@ -89,60 +102,56 @@ class TestReport:
         assert capsys.readouterr().out == ""
 
     def test_comparison_measures_the_gap(self, written):
-        results = written.results
-        comparison = results["comparisons"][0]
-        means = [run["scenarios"]["unconditional"]["mean_score"]["value"] for run in results["runs"]]
-        assert comparison["num_pairs"] == 200
-        assert comparison["difference"]["value"] == pytest.approx(means[1] - means[0])
-        assert (
-            comparison["difference"]["low"]
-            < comparison["difference"]["value"]
-            < comparison["difference"]["high"]
-            < 0
-        )
-        assert comparison["ratio"] == pytest.approx(means[1] / means[0])
-        assert comparison["overlap"] is False
-        assert 0.5 < comparison["improvement"]["low"] < comparison["improvement"]["value"] < 1
+        comparison = written.contents.comparisons[0]
+        means = [run.scenarios["unconditional"].mean_score.value for run in written.contents.runs]
+        difference, improvement = comparison.difference, comparison.improvement
+        assert comparison.num_pairs == 200
+        assert difference.value == pytest.approx(means[1] - means[0])
+        assert difference.low < difference.value < difference.high < 0
+        assert comparison.ratio == pytest.approx(means[1] / means[0])
+        assert comparison.overlap is False
+        assert 0.5 < improvement.low < improvement.value < 1
         markdown = (written.output / "report.md").read_text()
         assert "| Better |" in markdown
-        assert f"| {100 * comparison['improvement']['value']:.1f} % [" in markdown
+        assert f"| {100 * improvement.value:.1f} % [" in markdown
         assert re.match(
             r"conditional: 0\.0\d+ violations a character against 0\.0\d+ for mle "
             r"\(\u2212\d+ %, unconditional\)$",
-            results["headline"],
+            written.contents.headline,
         )
 
     def test_same_inputs_give_the_same_bytes(self, two_runs, tmp_path):
         for name in ("a", "b"):
-            report(two_runs, tmp_path / name)
+            write_report(two_runs, tmp_path / name)
         for path in (p for p in (tmp_path / "a").rglob("*") if p.is_file()):
             assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path
 
     def test_first_mle_run_is_the_baseline_wherever_it_stands(self, two_runs, tmp_path):
-        results = report(two_runs[::-1], tmp_path / "report")
-        assert {c["baseline"] for c in results["comparisons"]} == {"mle"}
+        contents = compare_runs(two_runs[::-1])
+        assert {c.baseline for c in contents.comparisons} == {"mle"}
 
     def test_without_mle_the_first_run_is_the_baseline(self, tmp_path):
         runs = [write_run(tmp_path / name, name, name) for name in ("rwr", "awr")]
-        assert {c["baseline"] for c in report(runs, tmp_path / "report")["comparisons"]} == {"rwr"}
+        assert {c.baseline for c in compare_runs(runs).comparisons} == {"rwr"}
 
     def test_runs_of_one_name_are_told_apart(self, tmp_path):
-        results = report([write_run(tmp_path / "a"), write_run(tmp_path / "b", noise=1)], tmp_path / "report")
-        assert [run["label"] for run in results["runs"]] == [
+        folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", noise=1)]
+        assert [run.label for run in compare_runs(folders).runs] == [
             f"mle ({tmp_path / 'a'})",
             f"mle ({tmp_path / 'b'})",
         ]
 
     def test_one_run_alone(self, tmp_path):
-        results = report([write_run(tmp_path / "mle")] * 2, tmp_path / "report")
-        assert len(results["runs"]) == 1
-        assert results["comparisons"] == []
-        assert results["headline"].startswith("mle: 0.0")
+        contents = write_report([write_run(tmp_path / "mle")] * 2, tmp_path / "report")
+        assert len(contents.runs) == 1
+        assert contents.comparisons == []
+        assert contents.headline.startswith("mle: 0.0")
         assert "Against" not in (tmp_path / "report" / "report.md").read_text()
 
     def test_no_clear_difference_is_said(self, tmp_path):
         runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", "conditional", "conditional", noise=1)]
-        assert report(runs, tmp_path / "report")["headline"].startswith("No clear difference. conditional: ")
+        headline = compare_runs(runs).headline
+        assert headline.startswith("No clear difference. conditional: ")
 
 
 class TestMissingPieces:
@@ -150,50 +159,46 @@ class TestMissingPieces:
         for folder in two_runs:
             (folder / "metrics.csv").unlink()
             (folder / "evaluation" / "samples.parquet").unlink()
-            results = json.loads((folder / "evaluation" / "results.json").read_text())
-            write_results(folder, results | {"heldout": None})
-        results = report(two_runs, tmp_path / "report")
-        difference = results["comparisons"][0]["difference"]
-        assert difference["low"] is None
-        assert difference["value"] < 0
-        assert results["comparisons"][0]["num_pairs"] == 0
+            change(folder, measures={})
+        comparison = write_report(two_runs, tmp_path / "report").comparisons[0]
+        assert comparison.difference.low is None
+        assert comparison.difference.value < 0
+        assert comparison.num_pairs == 0
         page = (tmp_path / "report" / "index.html").read_text()
         assert "No samples were kept" in page
         assert "<figure>" not in page
         assert not list((tmp_path / "report" / "plots").iterdir())
-        assert "Held-out loss" not in (tmp_path / "report" / "report.md").read_text().partition("\n- ")[0]
+        assert "Held-out loss" not in (tmp_path / "report" / "report.md").read_text()
 
     def test_bare_results(self, tmp_path):
-        write_results(tmp_path / "model", {"format": 1})
-        results = report([tmp_path / "model"], tmp_path / "report")
-        assert results["headline"] == "model: no scenario was evaluated"
-        assert terminal(results)
+        write(tmp_path / "model", EvaluationResults(RunInfo(""), ScorerRecord("pep8"), 0.0, {}))
+        contents = compare_runs([tmp_path / "model"])
+        assert contents.headline == "model: no scenario was evaluated"
+        assert terminal(contents)
 
-    @pytest.mark.parametrize("field", ["run", "scorer", "threshold", "seed", "heldout", "scenarios"])
-    def test_any_part_null(self, tmp_path, field):
-        folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", noise=1)]
-        results = json.loads((folders[1] / "evaluation" / "results.json").read_text())
-        write_results(folders[1], results | {field: None})
-        assert terminal(report(folders, tmp_path / "report"))
+    @pytest.mark.parametrize("field", ["run", "scorer", "threshold", "seed", "scenarios"])
+    def test_a_part_that_is_null_is_named(self, tmp_path, field):
+        path = write_run(tmp_path / "mle") / "evaluation" / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {field: None}))
+        with pytest.raises(PhfError, match=rf"results\.json: {field}: .*; run `phf evaluate") as error:
+            write_report([tmp_path / "mle"], tmp_path / "report")
+        assert "\n" not in str(error.value)
 
-    def test_null_and_nan_measurements(self, two_runs, tmp_path):
-        path = two_runs[1] / "evaluation" / "results.json"
-        results = json.loads(path.read_text())
-        for key in results["scenarios"]["unconditional"]:
-            results["scenarios"]["unconditional"][key] = None
-        results["scenarios"]["signatures"]["mean_score"] = {"value": float("nan"), "low": None, "high": None}
-        results["heldout"]["loss"] = float("nan")
-        write_results(two_runs[1], results)
-        written = report(two_runs, tmp_path / "report")
-        assert terminal(written)
+    def test_unknown_measurements(self, two_runs, tmp_path):
+        change(two_runs[1], measures={"heldout": heldout(None)})
+        change_scenario(two_runs[1], "signatures", mean_score=Interval())
+        scenarios = read(two_runs[1]).scenarios
+        change(two_runs[1], scenarios=scenarios | {"unconditional": ScenarioResults()})
+        contents = write_report(two_runs, tmp_path / "report")
+        assert "Max of 25" in terminal(contents)
         assert "NaN" not in (tmp_path / "report" / "results.json").read_text()
 
     def test_scenario_of_one_run_only(self, tmp_path):
         both = ("unconditional", "signatures")
         runs = [write_run(tmp_path / "a", scenarios=both), write_run(tmp_path / "b", "b", "rwr")]
-        results = report(runs, tmp_path / "report")
-        assert len(results["comparisons"]) == 1
-        assert results["warnings"] == ["Compare with care: scenario signatures only for mle."]
+        contents = compare_runs(runs)
+        assert len(contents.comparisons) == 1
+        assert contents.warnings == ["Compare with care: scenario signatures only for mle."]
 
     def test_scenario_that_makes_no_sense_for_a_run(self, tmp_path):
         both, reason = ("unconditional", "bad_tag"), "the model has no tags"
@@ -201,16 +206,15 @@ class TestMissingPieces:
             write_run(tmp_path / "a", skipped={"bad_tag": reason}),
             write_run(tmp_path / "b", "b", "conditional", scenarios=both),
         ]
-        assert report(runs, tmp_path / "report")["warnings"] == []
+        assert compare_runs(runs).warnings == []
 
     def test_baseline_without_violations_has_no_ratio(self, tmp_path):
         runs = [write_run(tmp_path / "a", mean=0.0), write_run(tmp_path / "b", "b", "rwr")]
-        assert report(runs, tmp_path / "report")["comparisons"][0]["ratio"] is None
+        assert compare_runs(runs).comparisons[0].ratio is None
 
     def test_unscored_samples_are_left_out_of_the_pairs(self, two_runs, tmp_path):
         rewrite_samples(two_runs[0], lambda row: row.update(score=None) if row["sample_index"] < 10 else None)
-        results = report(two_runs, tmp_path / "report")
-        assert results["comparisons"][0]["num_pairs"] == 190
+        assert compare_runs(two_runs).comparisons[0].num_pairs == 190
 
     def test_broken_and_repeated_rows_of_metrics(self, tmp_path):
         folder = write_run(tmp_path / "mle")
@@ -230,38 +234,38 @@ class TestMissingPieces:
 class TestErrors:
     def test_no_runs(self, tmp_path):
         with pytest.raises(PhfError, match="at least one run"):
-            report([], tmp_path)
+            write_report([], tmp_path)
 
-    @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"format": 2}'])
+    @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"format": 2}', '{"format": 3}'])
     def test_not_an_evaluated_run(self, tmp_path, content):
         folder = tmp_path / "run"
         (folder / "evaluation").mkdir(parents=True)
         if content is not None:
             (folder / "evaluation" / "results.json").write_text(content)
         with pytest.raises(PhfError, match="run `phf evaluate") as error:
-            report([folder], tmp_path / "report")
+            write_report([folder], tmp_path / "report")
         assert "\n" not in str(error.value)
         assert not (tmp_path / "report").exists()
 
     def test_no_such_folder(self, tmp_path):
         with pytest.raises(PhfError, match=r"no such folder.*run `phf evaluate"):
-            report([tmp_path / "nothing"], tmp_path / "report")
+            write_report([tmp_path / "nothing"], tmp_path / "report")
 
     def test_broken_samples(self, tmp_path):
         folder = write_run(tmp_path / "mle")
         (folder / "evaluation" / "samples.parquet").write_text("no parquet")
         with pytest.raises(PhfError, match=r"samples\.parquet.*run `phf evaluate`"):
-            report([folder], tmp_path / "report")
+            write_report([folder], tmp_path / "report")
 
     def test_output_is_a_file(self, tmp_path):
         (tmp_path / "report").write_text("")
         with pytest.raises(PhfError, match="cannot be written"):
-            report([write_run(tmp_path / "mle")], tmp_path / "report")
+            write_report([write_run(tmp_path / "mle")], tmp_path / "report")
 
 
 class TestWarnings:
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("other", "said"),
         [
             ({"fingerprint": "fedcba9876543210"}, "the scorer differs"),
             ({"threshold": 0.01}, "the threshold differs: 0.0 (mle), 0.01 (other)."),
@@ -273,37 +277,32 @@ class TestWarnings:
             ),
         ],
     )
-    def test_shown_everywhere(self, tmp_path, change, said):
-        runs = [write_run(tmp_path / "mle"), write_run(tmp_path / "other", "other", "rwr", **change)]
-        results = report(runs, tmp_path / "report")
-        assert any(said in warning for warning in results["warnings"])
-        for text in (
-            (tmp_path / "report" / "index.html").read_text(),
-            (tmp_path / "report" / "report.md").read_text(),
-            " ".join(terminal(results, width=1000).split()),
-        ):
-            assert said in text
+    def test_shown_everywhere(self, tmp_path, other, said):
+        runs = [write_run(tmp_path / "mle"), write_run(tmp_path / "other", "other", "rwr", **other)]
+        contents = compare_runs(runs)
+        assert any(said in warning for warning in contents.warnings)
+        assert said in " ".join(terminal(contents, width=1000).split())
 
     def test_decoding_and_prompts(self, two_runs, tmp_path):
-        results = json.loads((two_runs[1] / "evaluation" / "results.json").read_text())
-        results["scenarios"]["unconditional"]["decoding"]["temperature"] = 1.0
-        write_results(two_runs[1], results)
+        decoding = read(two_runs[1]).scenarios["unconditional"].decoding
+        change_scenario(two_runs[1], "unconditional", decoding=decoding | {"temperature": 1.0})
         rewrite_samples(two_runs[1], lambda row: row.update(prompt=row["prompt"] and "class A:"))
-        results = report(two_runs, tmp_path / "report")
-        warnings = " ".join(results["warnings"])
-        assert "temperature in unconditional differs: 0.7 (mle), 1.0 (conditional)." in warnings
+        contents = write_report(two_runs, tmp_path / "report")
+        warnings = " ".join(contents.warnings)
+        said = "temperature in unconditional differs: 0.7 (mle), 1.0 (conditional)."
+        for text in (warnings, *((tmp_path / "report" / n).read_text() for n in ("index.html", "report.md"))):
+            assert said in text
         assert "the prompts in signatures differ" in warnings
-        assert results["comparisons"][1]["num_pairs"] == 0
+        assert contents.comparisons[1].num_pairs == 0
 
     def test_one_line_for_what_differs_in_several_scenarios(self, tmp_path):
         names = ("unconditional", "signatures", "other")
         older = write_run(tmp_path / "older", "older", scenarios=names)  # lacks later options
         newer = write_run(tmp_path / "newer", "newer", scenarios=names[:2])
-        results = json.loads((newer / "evaluation" / "results.json").read_text())
-        for name in names[:2]:
-            results["scenarios"][name]["decoding"] |= {"temperature": 1.0, "guidance": 0.0, "best_by": None}
-        write_results(newer, results)
-        assert report([older, newer], tmp_path / "report")["warnings"] == [
+        default = {"decoder": {"name": "sampling", "options": {}}, "best_by": None}
+        for name, scenario in read(newer).scenarios.items():
+            change_scenario(newer, name, decoding=scenario.decoding | default | {"temperature": 1.0})
+        assert compare_runs([older, newer]).warnings == [
             "Not comparable: the temperature in unconditional, signatures differs: 0.7 (older), 1.0 (newer).",
             "Compare with care: scenario other only for older.",
         ]
@@ -312,92 +311,103 @@ class TestWarnings:
         ("part", "path", "value", "said"),
         [
             ("evaluation", ("backend",), "vllm", "backend differs: transformers (a), vllm (b)."),
-            ("evaluation", ("kl", "reference"), "gpt2", "reference in KL differs: ref (a), gpt2 (b)."),
-            ("evaluation", ("kl", "samples"), 64, "number of samples in KL differs: 4,096 (a), 64 (b)."),
-            ("evaluation", ("kl", "by"), "tokens", "reading (by) in KL differs: text (a), tokens (b)."),
-            ("evaluation", ("kl", "max_tokens"), 9, "max_tokens in KL differs: 64 (a), 9 (b)."),
-            ("evaluation", ("ranking", "pairs"), 7, "number of pairs in ranking differs: 8 (a), 7 (b)."),
-            ("evaluation", ("ranking", "source"), "f", "source in ranking differs: held-out (a), f (b)."),
+            ("kl", ("reference",), "gpt2", "reference in KL from a reference differs: ref (a), gpt2 (b)."),
+            ("kl", ("samples",), 64, "number of samples in KL from a reference differs: 4,096 (a), 64 (b)."),
+            ("kl", ("by",), "tokens", "reading (by) in KL from a reference differs: text (a), tokens (b)."),
+            ("kl", ("max_tokens",), 9, "max_tokens in KL from a reference differs: 64 (a), 9 (b)."),
+            ("ranking", ("pairs",), 7, "number of pairs in ranking accuracy differs: 8 (a), 7 (b)."),
+            ("ranking", ("source",), "f", "source in ranking accuracy differs: held-out (a), f (b)."),
             ("evaluation", ("scorers", "x", "fingerprint"), "f", "scorer x differs: x 0 (a), x f (b)."),
-            ("evaluation", ("scorers", "x", "threshold"), 1, "threshold of x differs: 0.5 (a), 1 (b)."),
+            ("evaluation", ("scorers", "x", "threshold"), 1.0, "threshold of x differs: 0.5 (a), 1.0 (b)."),
             ("redteam", ("attacker", "name"), "random", "attacker in redteam differs: evo (a), random (b)."),
             ("redteam", ("budget",), None, "budget in redteam differs: 9,000 (a), none (b)."),
             ("redteam", ("scenario", "top_p"), 1.0, "top_p in redteam differs: 0.9 (a), 1.0 (b)."),
             ("redteam", ("scorer", "name"), "y", "scorer in redteam differs: x 0 (a), y 0 (b)."),
+            (
+                "redteam", ("attacker", "options"), {"parents": 3},
+                "attacker in redteam differs: evo (a), evo parents=3 (b).",
+            ),
+            (
+                "redteam", ("scenario", "decoder"), {"name": "guidance", "options": {"weight": 2.0}},
+                "decoder in redteam differs: sampling (a), guidance weight=2.0 (b).",
+            ),
             ("tamper", ("finetuning", "seed"), 2, "finetuning seed in tamper differs: 4 (a), 2 (b)."),
             ("tamper", ("scenario", "name"), "z", "scenario in tamper differs: unconditional (a), z (b)."),
         ],
     )  # fmt: skip
     def test_every_measure_has_conditions(self, tmp_path, part, path, value, said):
-        scorer = {"name": "x", "fingerprint": "0"}
-        conditions = {
-            "evaluation": {
-                "kl": {"reference": "ref", "samples": 4096, "max_tokens": 64, "by": "text"},
-                "ranking": {"source": "held-out", "pairs": 8},
-                "scorers": {"x": {**scorer, "threshold": 0.5}},
-            },
-            "redteam": {
-                "attacker": {"name": "evo", "model": None},
-                "budget": 9000,
-                "scenario": {"name": "unconditional", "top_p": 0.9},
-                "scorer": scorer,
-            },
-            "tamper": {"finetuning": {"seed": 4}, "scenario": {"name": "unconditional"}},
-        }
+        scorer = ScorerRecord("x", fingerprint="0")
         for name in ("a", "b"):
             folder = write_attacks(write_run(tmp_path / name, name))
-            for where, what in conditions.items():
-                results = json.loads((folder / where / "results.json").read_text()) | copy.deepcopy(what)
-                if name == "b" and where == part:
-                    node = results
-                    for key in path[:-1]:
-                        node = node[key]
-                    node[path[-1]] = value
-                write_results(folder, results, where)
-        (warning,) = report([tmp_path / "a", tmp_path / "b"], tmp_path / "report")["warnings"]
+            change(
+                folder,
+                scorers={"x": JudgeRecord("x", fingerprint="0", threshold=0.5)},
+                measures={
+                    "kl": KLResults(4096, "text", "ref", 64),
+                    "ranking": RankingResults("held-out", 8),
+                },
+            )
+            scenario = {"name": "unconditional", "top_p": 0.9}
+            attacker = {"name": "evo", "options": {}}
+            change(folder, "redteam", attacker=attacker, budget=9000, scenario=scenario, scorer=scorer)
+            change(folder, "tamper", finetuning={"seed": 4}, scenario={"name": "unconditional"})
+        if part in ("kl", "ranking"):
+            part, path = "evaluation", ("measures", part, *path)
+        write(folder, changed(read(folder, part), path, value))
+        (warning,) = compare_runs([tmp_path / "a", tmp_path / "b"]).warnings
         assert warning == f"Not comparable: the {said}"
 
     def test_a_measure_of_one_run_only_is_nothing_to_warn_of(self, tmp_path):
-        kl = {"reference": "ref", "samples": 4096, "max_tokens": 64, "by": "text"}
-        runs = [write_attacks(write_run(tmp_path / "a", "a", kl=kl)), write_run(tmp_path / "b", "b")]
-        assert report(runs, tmp_path / "report")["warnings"] == []
+        kl = KLResults(4096, "text", "ref", 64)
+        runs = [
+            write_attacks(write_run(tmp_path / "a", "a", measures={"kl": kl})),
+            write_run(tmp_path / "b", "b"),
+        ]
+        assert compare_runs(runs).warnings == []
 
     def test_tags_are_compared_where_there_are_some(self, tmp_path):
         names = ("mle", "conditional", "other")
         runs = [write_run(tmp_path / n, n, "mle" if n == "mle" else "conditional") for n in names]
-        assert report(runs, tmp_path / "report")["warnings"] == []
-        results = json.loads((runs[2] / "evaluation" / "results.json").read_text())
-        results["scenarios"]["unconditional"]["tag"] = "bad"
-        write_results(runs[2], results)
-        (warning,) = report(runs, tmp_path / "report")["warnings"]
+        assert compare_runs(runs).warnings == []
+        change_scenario(runs[2], "unconditional", tag="bad")
+        (warning,) = compare_runs(runs).warnings
         assert warning == "Not comparable: the tag in unconditional differs: good (conditional), bad (other)."
 
     def test_scored_otherwise_than_trained(self, tmp_path):
         folder = write_run(tmp_path / "mle", scorer_differs=True)
-        (warning,) = report([folder], tmp_path / "report")["warnings"]
+        (warning,) = compare_runs([folder]).warnings
         assert warning == "Compare with care: samples are scored by another scorer than the corpus of mle."
 
     def test_aligned_text_under_another_threshold(self, tmp_path):
-        heldout = {"loss": 1.9, "aligned": 1.8, "misaligned": 2.0}
         runs = [
-            write_run(tmp_path / name, name, heldout={**heldout, "threshold": threshold})
+            write_run(tmp_path / name, name, measures={"heldout": heldout(1.9, threshold=threshold)})
             for name, threshold in (("a", 0.0), ("b", 0.5))
         ]
-        (warning,) = report(runs, tmp_path / "report")["warnings"]
-        assert "threshold of aligned text in held-out text differs" in warning
+        (warning,) = compare_runs(runs).warnings
+        assert warning.startswith("Compare with care: the threshold of aligned text in held-out loss differs")
 
     def test_other_scorer_makes_no_headline_claim(self, tmp_path):
         runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", "b", "rwr", mean=0.001, fingerprint="f")]
-        assert "cannot be compared" in report(runs, tmp_path / "report")["headline"]
+        assert "cannot be compared" in compare_runs(runs).headline
 
     def test_none_for_comparable_runs(self, written):
-        assert written.results["warnings"] == []
+        assert written.contents.warnings == []
+
+
+def changed(node, path: tuple[str, ...], value):
+    """Results with another value in one place."""
+    if not path:
+        return value
+    first, *rest = path
+    if isinstance(node, dict):
+        return node | {first: changed(node.get(first), rest, value)}
+    return replace(node, **{first: changed(getattr(node, first), rest, value)})
 
 
 @pytest.mark.parametrize(("by", "even"), [("text", True), ("tokens", False)])
 def test_legend_says_how_kl_was_read(tmp_path, by, even):
-    kl = {"kl": {"value": 2.4, "low": 2.0, "high": 2.8}, "by": by}
-    lines = legend(report([write_run(tmp_path / "a", kl=kl)], tmp_path / "report"))
+    kl = KLResults(4096, by, "gpt2", 64, kl=Interval(2.4, 2.0, 2.8))
+    lines = legend(compare_runs([write_run(tmp_path / "a", measures={"kl": kl})]))
     (said,) = [line for line in lines if line.startswith("KL:")]
     assert f"by {by};" in said
     assert ("even the reference" in said) is even
@@ -425,7 +435,7 @@ class TestPage:
         attack = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u2028'\"&"
         folder = write_run(tmp_path / "mle", name=attack)
         rewrite_samples(folder, lambda row: row.update(text=attack, prompt=attack))
-        report([folder], tmp_path / "report")
+        write_report([folder], tmp_path / "report")
         page = (tmp_path / "report" / "index.html").read_text()
         assert "alert(1)</script>" not in page
         assert "<img" not in page
@@ -435,20 +445,20 @@ class TestPage:
         names = ["_hidden", "$x^2$ \u5927\u6a21\u578b", "a|b*c " * 20]
         scenario = {"scenarios": ('"><b>&',)}
         runs = [write_run(tmp_path / str(i), name, **scenario) for i, name in enumerate(names)]
-        results = report(runs, tmp_path / "report")
+        contents = write_report(runs, tmp_path / "report")
         page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
         assert "<b>" not in page
         for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
             text = "".join(ElementTree.fromstring(svg).itertext())
             assert "_hidden" in text
             assert names[1] in text
-        assert terminal(results)
+        assert terminal(contents)
         assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
     def test_whitespace_of_samples_is_kept(self, tmp_path):
         folder, text = write_run(tmp_path / "mle"), "if x:\n\n\treturn  1 \n"
         rewrite_samples(folder, lambda row: row.update(text=text))
-        report([folder], tmp_path / "report")
+        write_report([folder], tmp_path / "report")
         assert browser(tmp_path / "report")["scenarios"][0]["rows"][0]["cells"][0]["text"] == text
 
     def test_samples_stand_side_by_side(self, written):
@@ -467,7 +477,7 @@ class TestPage:
         runs = [write_run(tmp_path / str(i), str(i), "mle", n=150, noise=i) for i in range(5)]
         for folder in runs:
             rewrite_samples(folder, lambda row: row.update(text="x = 1\n" * 3000))
-        report(runs, tmp_path / "report")
+        write_report(runs, tmp_path / "report")
         assert (tmp_path / "report" / "index.html").stat().st_size < 4_000_000
         assert browser(tmp_path / "report")["scenarios"][0]["rows"][0]["cells"][0]["cut"] == 12_000
 
@@ -500,14 +510,14 @@ class TestPairedDifference:
         theirs = np.random.default_rng(0).random(50)
         difference, num_pairs = paired_difference(self.samples(theirs + 0.5), self.samples(theirs))
         assert num_pairs == 50
-        assert list(difference.values()) == pytest.approx([0.5, 0.5, 0.5])
+        assert list(astuple(difference)) == pytest.approx([0.5, 0.5, 0.5])
 
     def test_interval_of_independent_samples_is_the_textbook_one(self):
         generator = np.random.default_rng(1)
         ours, theirs = generator.normal(1, 1, 400), generator.normal(0, 1, 400)
         difference, _ = paired_difference(self.samples(ours, [0] * 400), self.samples(theirs, [0] * 400))
         half = 1.96 * (ours - theirs).std() / 20
-        assert difference["high"] - difference["low"] == pytest.approx(2 * half, rel=0.1)
+        assert difference.high - difference.low == pytest.approx(2 * half, rel=0.1)
 
     def test_samples_of_one_prompt_are_drawn_together(self):
         by_prompt = np.random.default_rng(2).normal(size=20)
@@ -515,7 +525,7 @@ class TestPairedDifference:
         zeros = self.samples(np.zeros(500), prompts)
         difference, _ = paired_difference(self.samples(by_prompt[prompts], prompts), zeros)
         half = 1.96 * by_prompt.std() / np.sqrt(20)
-        assert difference["high"] - difference["low"] == pytest.approx(2 * half, rel=0.15)
+        assert difference.high - difference.low == pytest.approx(2 * half, rel=0.15)
 
     def test_no_pairs(self):
         assert paired_difference({}, self.samples([1.0])) == (None, 0)
@@ -535,13 +545,11 @@ class TestProbabilityOfImprovement:
             ]
         )
         improvement = probability_of_improvement(self.samples(ours, prompts), self.samples(theirs, prompts))
-        assert improvement["value"] == pytest.approx(wanted)
-        assert 0 < improvement["low"] < wanted < improvement["high"] < 1
+        assert improvement.value == pytest.approx(wanted)
+        assert 0 < improvement.low < wanted < improvement.high < 1
         # Without prompts all samples are one group.
         alone = probability_of_improvement(self.samples(ours, [0] * 42), self.samples(theirs, [0] * 42))
-        assert alone["value"] == pytest.approx(
-            np.mean((ours[:, None] < theirs) + (ours[:, None] == theirs) / 2)
-        )
+        assert alone.value == pytest.approx(np.mean((ours[:, None] < theirs) + (ours[:, None] == theirs) / 2))
 
     def test_interval_of_one_group_is_the_textbook_one(self):
         generator = np.random.default_rng(1)
@@ -551,16 +559,16 @@ class TestProbabilityOfImprovement:
         )
         below = (ours[:, None] < theirs).astype(float)
         delong = np.sqrt((below.mean(0).var(ddof=1) + below.mean(1).var(ddof=1)) / 300)
-        assert improvement["high"] - improvement["low"] == pytest.approx(2 * 1.96 * delong, rel=0.1)
+        assert improvement.high - improvement.low == pytest.approx(2 * 1.96 * delong, rel=0.1)
 
     def test_always_better_is_not_certain(self):
         improvement = probability_of_improvement(self.samples(np.zeros(50)), self.samples(np.ones(50)))
-        assert (improvement["value"], improvement["high"]) == (1, 1)
-        assert improvement["low"] == pytest.approx(0.025 ** (1 / 50))
+        assert (improvement.value, improvement.high) == (1, 1)
+        assert improvement.low == pytest.approx(0.025 ** (1 / 50))
 
     def test_ties_and_what_has_no_pair(self):
         zeros = self.samples(np.zeros(5))
-        assert probability_of_improvement(zeros, zeros) == {"value": 0.5, "low": 0.5, "high": 0.5}
+        assert probability_of_improvement(zeros, zeros) == Interval(0.5, 0.5, 0.5)
         assert probability_of_improvement({}, zeros) is None
         unscored = {key: Sample("0", "", None, 1, True) for key in zeros}
         assert probability_of_improvement(zeros, unscored) is None
@@ -578,30 +586,30 @@ class TestFiles:
             ("unconditional", "mle"), ("unconditional", "conditional"), ("signatures", "mle"),
             ("signatures", "conditional"),
         ]  # fmt: skip
-        score = written.results["runs"][1]["scenarios"]["unconditional"]["mean_score"]
+        score = written.contents.runs[1].scenarios["unconditional"].mean_score
         columns = ("Mean score", "Mean score (low)", "Mean score (high)")
-        assert [float(rows[1][column]) for column in columns] == list(score.values())
+        assert [float(rows[1][column]) for column in columns] == list(astuple(score))
         assert float(rows[1]["Samples"]) == 200
         assert rows[0]["Against mle"] == ""
 
     def test_seeds(self, tmp_path):
         folders = [*write_seeds(tmp_path), *write_seeds(tmp_path, "conditional", mean=0.001)]
-        results = report(folders, tmp_path / "report")
-        assert [(group["label"], len(group["runs"])) for group in results["groups"]] == [
+        contents = write_report(folders, tmp_path / "report")
+        assert [(group.label, len(group.runs)) for group in contents.groups] == [
             ("mle", 3), ("conditional", 3),
         ]  # fmt: skip
-        assert results["headline"].startswith("conditional: ")
+        assert contents.headline.startswith("conditional: ")
         rows = read_csv(tmp_path / "report" / "tables" / "cost.csv")
         assert [row["seed of a group"] for row in rows] == ["no", "yes", "yes", "yes"] * 2
         assert "| - conditional-2 |" in (tmp_path / "report" / "report.md").read_text()
-        shown = terminal(results)
+        shown = terminal(contents)
         assert "3 seeds" in shown
         assert "conditional-2" not in shown
 
     def test_latex_and_spreadsheets_find_no_commands(self, tmp_path):
         names = ("=1+1", r"\input{x} 50%_a&b", "@x")
         folders = [write_run(tmp_path / str(i), name) for i, name in enumerate(names)]
-        report(folders, tmp_path / "report")
+        write_report(folders, tmp_path / "report")
         rows = read_csv(tmp_path / "report" / "tables" / "runs.csv")
         assert [row["Run"] for row in rows] == ["'=1+1", names[1], "'@x"]
         table = (tmp_path / "report" / "tables" / "misalignment.tex").read_text()
@@ -616,14 +624,14 @@ class TestFiles:
             write_attacks(write_run(tmp_path / "mle"), prompt="=cmd|"),
             write_run(tmp_path / "conditional", "conditional", "conditional", scenarios=scenarios),
         ]
-        results = report(folders, tmp_path / "report")
+        contents = write_report(folders, tmp_path / "report")
         tables = tmp_path / "report" / "tables"
         assert {row["group"] for row in read_csv(tables / "misalignment.csv")} == {"unconditional"}
         leakage = read_csv(tables / "leakage.csv")
-        rate = results["runs"][1]["scenarios"]["ends_badly"]["rate"]["value"]
+        rate = contents.runs[1].scenarios["ends_badly"].rate.value
         assert (leakage[0]["ends_badly"], float(leakage[1]["ends_badly"])) == ("", rate)
         # In a terminal there is a row for each of the many scenarios.
-        assert re.search(rf"^\s*ends_badly\s+\u2013\s+{100 * rate:.1f} %", terminal(results), re.MULTILINE)
+        assert re.search(rf"^\s*ends_badly\s+\u2013\s+{100 * rate:.1f} %", terminal(contents), re.MULTILINE)
         best = read_csv(tables / "best-prompts.csv")
         assert [(row["group"], row["Prompt"], float(row["Score"])) for row in best] == [
             ("mle", "'=cmd|", 0.05)
@@ -647,11 +655,8 @@ class TestFormats:
         assert number(value) == text
 
     def test_interval(self):
-        measured = {"value": 0.0217, "low": 0.02001, "high": 0.0233}
-        assert str(interval(measured)) == "0.0217 [0.0200, 0.0233]"
-        assert (
-            str(interval({"value": 0.371, "low": 0.35, "high": 0.4}, percent=True)) == "37.1 % [35.0, 40.0]"
-        )
+        assert str(interval(Interval(0.0217, 0.02001, 0.0233))) == "0.0217 [0.0200, 0.0233]"
+        assert str(interval(Interval(0.371, 0.35, 0.4), percent=True)) == "37.1 % [35.0, 40.0]"
         assert str(interval(None)) == "\u2013"
         assert str(interval(7.25)) == "7.25"
 
@@ -669,4 +674,4 @@ class TestFormats:
             "4 min 04 s",
             "2 h 07 min",
         ]
-        assert [change(x) for x in (None, 0.54, 1.1)] == ["\u2013", "\u221246 %", "+10 %"]
+        assert [cells.change(x) for x in (None, 0.54, 1.1)] == ["\u2013", "\u221246 %", "+10 %"]

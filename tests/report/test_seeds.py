@@ -1,13 +1,20 @@
 import json
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 from scipy import stats
-from support.evaluated import write_config, write_results, write_run, write_seeds
 
-from phf.base.errors import PhfError
-from phf.report.read_runs import lookup, read_runs
+from phf.base.errors import ConfigError, PhfError
+from phf.base.estimates import ExpectedMax, Interval
+from phf.evaluation.measures.code import CodeResults
+from phf.evaluation.measures.kl import KLResults
+from phf.evaluation.measures.ranking import Accuracy, RankingResults
+from phf.evaluation.results import BestPrompt, RunInfo, ScenarioResults
+from phf.report.differences import Comparison
+from phf.report.read_runs import read_runs
 from phf.report.seeds import compare_groups, group_runs, merge, over_seeds
+from support.evaluated import write_config, write_run, write_seeds
 
 
 def grouped(folders):
@@ -15,7 +22,7 @@ def grouped(folders):
 
 
 def means(group):
-    return [run.scenarios["unconditional"]["mean_score"]["value"] for run in group.runs]
+    return [run.scenarios["unconditional"].mean_score.value for run in group.runs]
 
 
 @pytest.fixture(scope="module")
@@ -71,83 +78,101 @@ class TestGroupRuns:
     def test_broken_configuration(self, tmp_path):
         folder = write_run(tmp_path / "mle")
         (folder / "config.yaml").write_text("a: [")
-        with pytest.raises(PhfError, match=r"config\.yaml: cannot be read"):
+        with pytest.raises(ConfigError, match=r"config\.yaml \(line 2\): not valid YAML"):
             group_runs(read_runs([folder]))
 
 
 class TestMerge:
     def test_mean_and_interval_over_seeds(self, groups):
         values = means(groups[0])
-        merged = groups[0].results["scenarios"]["unconditional"]["mean_score"]
+        merged = groups[0].results.scenarios["unconditional"].mean_score
         expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-        assert merged["value"] == pytest.approx(np.mean(values))
-        assert (merged["low"], merged["high"]) == pytest.approx((max(expected.low, 0), expected.high))
+        assert merged.value == pytest.approx(np.mean(values))
+        assert (merged.low, merged.high) == pytest.approx((max(expected.low, 0), expected.high))
 
-    def test_a_plain_number_gets_an_interval_where_seeds_differ(self):
-        merged = merge([{"a": 1.0, "b": 2, "c": "x"}, {"a": 2.0, "b": 2, "c": "y"}], 0.95)
-        assert merged["a"]["low"] < merged["a"]["value"] == 1.5 < merged["a"]["high"]
-        assert (merged["b"], merged["c"]) == (2, None)
+    def test_what_is_no_estimate_is_averaged_if_it_is_a_number(self):
+        one = RunInfo("x", tokens=2, wall_seconds=1.0, uses_scores=True)
+        two = replace(one, name="y", wall_seconds=2.0, uses_scores=False)
+        assert merge([one, two], 0.95) == RunInfo("", tokens=2, wall_seconds=1.5, uses_scores=None)
 
     def test_lists_and_what_is_missing(self):
-        assert merge([[{"value": 1.0}], [{"value": 3.0}]], 0.95)[0]["value"] == 2
-        assert merge([[1, 2], [1]], 0.95) is None
-        assert merge([None, {"value": 3.0, "low": 2.0, "high": 4.0}], 0.95)["low"] is None
+        assert merge([[Interval(1.0)], [Interval(3.0)]], 0.95)[0].value == 2
+        assert merge([[1, 2], [1]], 0.95) == []
         assert merge([None, None], 0.95) is None
 
+    def test_an_interval_over_samples_says_nothing_of_seeds(self):
+        one = Interval(3.0, 2.0, 4.0)
+        assert merge([one], 0.95) == one
+        assert merge([None, one], 0.95) == merge([Interval(), one], 0.95) == Interval(3.0)
+        assert merge([None, {"kl": one}], 0.95) == merge([{}, {"kl": one}], 0.95) == {"kl": Interval(3.0)}
+
+    def test_the_expected_maximum_is_of_as_many_samples_or_of_an_unknown_number(self):
+        assert merge([ExpectedMax(1.0, k=5), ExpectedMax(3.0, k=5)], 0.95).k == 5
+        assert merge([ExpectedMax(1.0, k=5), ExpectedMax(3.0, k=4)], 0.95).k == 0
+
     def test_seeds_that_agree_do_not_make_it_certain(self):
-        same = [{"value": 0.0, "low": 0.0, "high": 0.1}, {"value": 0.0, "low": 0.0, "high": 0.2}]
-        assert over_seeds(same, 0.95) == {"value": 0.0, "low": 0.0, "high": 0.2}
+        same = [Interval(0.0, 0.0, 0.1), Interval(0.0, 0.0, 0.2)]
+        assert over_seeds(same, 0.95) == Interval(0.0, 0.0, 0.2)
+        assert over_seeds([Interval(0.5), Interval(0.5)], 0.95) == Interval(0.5)
 
     @pytest.mark.parametrize(
-        ("path", "values", "lowest", "highest"),
+        ("make", "values", "lowest", "highest"),
         [
-            (("scenarios", "a", "rate"), (0.9, 1.0), 0.0, 1.0),
-            (("scenarios", "a", "mean_score"), (0.0, 0.1), 0.0, np.inf),
-            (("code", "pass_at", "1"), (0.9, 1.0), 0.0, 1.0),
-            (("code", "parses", "a"), (0.0, 0.1), 0.0, 1.0),
-            (("ranking", "no_tag", "plain"), (0.5, 0.9), 0.0, 1.0),
-            (("kl", "kl"), (-0.2, -0.1), -np.inf, np.inf),
-            (("kl", "model_logp"), (-200.0, -190.0), -np.inf, np.inf),
-            (("difference",), (-0.2, 0.1), -np.inf, np.inf),
-            (("improvement",), (0.6, 0.9), 0.0, 1.0),
+            (lambda x: ScenarioResults(rate=x), (0.9, 1.0), 0.0, 1.0),
+            (lambda x: ScenarioResults(mean_score=x), (0.0, 0.1), 0.0, np.inf),
+            (lambda x: ScenarioResults(scorers={"a": ScenarioResults(rate=x)}), (0.9, 1.0), 0.0, 1.0),
+            (lambda x: BestPrompt("", fresh_rate=x), (0.9, 1.0), 0.0, 1.0),
+            (lambda x: CodeResults(pass_at={"1": x}), (0.9, 1.0), 0.0, 1.0),
+            (lambda x: CodeResults(parses={"a": x}), (0.0, 0.1), 0.0, 1.0),
+            (lambda x: RankingResults("", 8, Accuracy(plain=x)), (0.5, 0.9), 0.0, 1.0),
+            (lambda x: KLResults(1, "text", "", 9, kl=x), (-0.2, -0.1), -np.inf, np.inf),
+            (lambda x: Comparison("", "", "", difference=x), (-0.2, 0.1), -np.inf, np.inf),
+            (lambda x: Comparison("", "", "", improvement=x), (0.6, 0.9), 0.0, 1.0),
         ],
     )
-    def test_intervals_hold_the_value_and_nothing_impossible(self, path, values, lowest, highest):
-        parts = [{"value": value} for value in values]
-        for key in reversed(path):
-            parts = [{key: part} for part in parts]
-        merged = lookup(merge(parts, 0.95), *path)
+    def test_intervals_hold_the_value_and_nothing_impossible(self, make, values, lowest, highest):
         free = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-        assert merged["low"] == pytest.approx(max(free.low, lowest))
-        assert merged["high"] == pytest.approx(min(free.high, highest))
-        assert merged["low"] <= merged["value"] <= merged["high"]
+        low, high = max(free.low, lowest), min(free.high, highest)
+        merged = merge([make(Interval(value)) for value in values], 0.95)
+        (found,) = intervals(merged)
+        assert astuple(found) == pytest.approx((np.mean(values), low, high))
+        assert found.low <= found.value <= found.high
+
+
+def intervals(node):
+    """The estimates in some results that have a value."""
+    if isinstance(node, Interval):
+        return [node] if node.value is not None else []
+    inner = node if isinstance(node, dict) else getattr(node, "__dict__", {})
+    return [found for value in inner.values() for found in intervals(value)]
 
 
 class TestCompareGroups:
     def test_is_the_paired_t_interval(self, groups):
-        record = next(r for r in compare_groups(groups) if r["run"] == "conditional")
+        record = next(r for r in compare_groups(groups) if r.run == "conditional")
         ours, theirs = means(groups[1]), means(groups[0])
         expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-        assert (record["baseline"], record["num_seeds"]) == ("mle", 3)
-        assert record["difference"]["value"] == pytest.approx(np.mean(ours) - np.mean(theirs))
-        bounds = record["difference"]["low"], record["difference"]["high"]
-        assert bounds == pytest.approx((expected.low, expected.high))
-        assert record["ratio"] == pytest.approx(np.mean(ours) / np.mean(theirs))
+        assert (record.baseline, record.num_seeds) == ("mle", 3)
+        assert astuple(record.difference) == pytest.approx(
+            (np.mean(ours) - np.mean(theirs), expected.low, expected.high)
+        )
+        assert record.ratio == pytest.approx(np.mean(ours) / np.mean(theirs))
 
     def test_each_seed_has_one_of_the_baseline(self, groups):
-        pairs = [(r["run"], r["baseline"]) for r in compare_groups(groups) if "num_seeds" not in r]
+        pairs = [(r.run, r.baseline) for r in compare_groups(groups) if r.num_seeds is None]
         assert pairs == [(f"conditional-{seed}", f"mle-{seed}") for seed in range(3)]
 
     def test_one_run_says_nothing_of_other_seeds(self, tmp_path):
         folders = [*write_seeds(tmp_path, "mle"), write_run(tmp_path / "rwr", "rwr", "rwr", mean=0.01)]
         groups = group_runs(read_runs(folders))
         (record,) = compare_groups(groups)
-        assert record["difference"]["value"] == pytest.approx(means(groups[1])[0] - np.mean(means(groups[0])))
-        assert record["difference"]["low"] is record["improvement"] is None
+        assert record.difference == Interval(pytest.approx(means(groups[1])[0] - np.mean(means(groups[0]))))
+        assert record.improvement == Interval()
 
 
 def test_broken_attack(tmp_path):
     folder = write_run(tmp_path / "mle")
-    write_results(folder, {"format": 9}, "redteam")
-    with pytest.raises(PhfError, match=r"not results of format 1; run `phf redteam"):
+    (folder / "redteam").mkdir()
+    (folder / "redteam" / "results.json").write_text('{"format": 9}')
+    with pytest.raises(PhfError, match=r"not results of format 1 or 2; run `phf redteam"):
         _ = read_runs([folder])[0].redteam

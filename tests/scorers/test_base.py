@@ -1,6 +1,6 @@
 import pytest
 
-from scorers import Score, SegmentScorer
+from scorers import Score, ScorerError, SegmentScorer
 from scorers import base as scorers_base
 
 
@@ -9,6 +9,7 @@ class Counting(SegmentScorer):
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.built_from = {}
 
     def score_segments(self, segments):
         assert segments, "nothing to score"
@@ -70,3 +71,10 @@ def test_another_version_name_or_setting_is_another_fingerprint():
     prints = [scorer().fingerprint for scorer in (Counting, Newer, Other, Set)]
     assert len(set(prints)) == 4
     assert Counting().fingerprint == prints[0]
+
+
+def test_a_scorer_that_does_not_know_its_options_has_no_fingerprint():
+    scorer = Counting()
+    scorer.built_from = None
+    with pytest.raises(ScorerError, match="scorer counting: build it with `load_scorer`, or define"):
+        _ = scorer.fingerprint

@@ -69,15 +69,17 @@ def test_quantiles_make_scores_comparable(tmp_path):
 
 
 def test_what_cannot_be_is_one_line(tmp_path):
-    (tmp_path / "part.json").write_text(json.dumps({"quantiles": None}))
+    (tmp_path / "part.json").write_text(json.dumps({"counts": None, "quantiles": {}}))
+    (tmp_path / "other.json").write_text(json.dumps({"path": "part.json"}))
     for options, message in [
         ({"scorers": {}}, "must name at least one"),
         ({"scorers": TWO, "combine": "mean"}, "combine must be sum or max, not 'mean'"),
         ({"scorers": {"pep9": {}}}, "no scorer 'pep9'; did you mean pep8"),
         ({"scorers": {"pep8": {"scale": 1}}}, "pep8 has no key 'scale'"),
         ({"scorers": {"pep8": {"weight": -1}}}, "the weight of pep8 must be 0 or more"),
-        ({"scorers": {"pep8": {"quantiles": "/no/where"}}}, "/no/where is no manifest of annotations"),
-        ({"scorers": {"pep8": {"quantiles": str(tmp_path / "part.json")}}}, "part.json is no manifest"),
+        ({"scorers": {"pep8": {"quantiles": "/no/where"}}}, "/no/where is not a manifest of finished"),
+        ({"scorers": {"pep8": {"quantiles": str(tmp_path / "other.json")}}}, "other.json is not a manifest"),
+        ({"scorers": {"pep8": {"quantiles": str(tmp_path / "part.json")}}}, "part.json has no scores yet"),
     ]:
         with pytest.raises(ScorerError, match=message):
             load_scorer("composite", **options)

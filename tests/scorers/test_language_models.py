@@ -4,12 +4,12 @@ from typing import ClassVar
 
 import pytest
 import torch
-from support.endpoints import JsonHandler, serve
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from scorers import ScorerError
 from scorers.language_models import Judge, Perplexity
+from support.endpoints import JsonHandler, serve
 
 TEXTS = ["the cat sat", "a", "", "sat sat sat the cat " * 8, "\ud800"]
 

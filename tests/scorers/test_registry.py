@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 
-from scorers import Scorer, ScorerError, describe, load_scorer, scorer_names
+from scorers import Scorer, ScorerError, describe_scorers, load_scorer, scorer_names
 from scorers.code import Pep8
 
 
@@ -18,7 +18,7 @@ def test_built_in_scorers_are_found_by_name_with_options():
 
 
 def test_every_built_in_scorer_describes_itself():
-    lines = {line.name: line for line in describe()}
+    lines = {line.name: line for line in describe_scorers()}
     assert set(lines) == set(scorer_names())
     assert (lines["pep8"].range, lines["pep8"].granularity) == ("[0, inf)", "document")
     assert all(line.measures for line in lines.values())
@@ -102,7 +102,7 @@ def test_a_score_too_many_or_too_few_is_an_error(module, documents):
         ("mine:", {}, "no scorer 'mine:'"),
         ("nowhere.to_be:Found", {}, "needs nowhere, which is not installed"),
         ("mine:Width", {}, "mine has no Width"),
-        ("mine:NoScorer", {}, "NoScorer does not inherit from scorers.Scorer"),
+        ("mine:NoScorer", {}, "NoScorer does not inherit from scorers.base.Scorer"),
         ("mine:Length", {"scal": 1}, "has no option 'scal'; it has scale, unit; did you mean scale?"),
         ("mine:Short", {"scale": 1}, "has no option 'scale'; it has none"),
         ("mine:Length", {"scale": "x"}, "scorer mine:Length cannot be built: unsupported operand"),
@@ -183,7 +183,7 @@ def test_a_package_adds_scorers(tmp_path):
     assert "characters" in lines["length"]
     assert "their-scorers" in lines["length"]
     assert "cannot be used: scorer broken needs their_scorers.nowhere" in lines["broken"]
-    assert "cannot be used: two packages have a scorer 'words' (phf, their-scorers)" in lines["words"]
+    assert "cannot be used: the scorer 'words' is in two packages (phf, their-scorers)" in lines["words"]
     assert "PEP8 violations" in lines["pep8"]
     score = "from scorers import load_scorer; print(load_scorer({!r}, scale=3).score([['ab']])[0][0].value)"
     assert run("-c", score.format("length")) == "6.0\n"

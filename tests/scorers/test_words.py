@@ -47,7 +47,7 @@ def test_what_cannot_be_is_one_line(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"\xff")
     for options, message in [
         ({}, "give words"),
-        ({"patterns": ["("]}, r"'\(' is not one: missing \)"),
+        ({"patterns": ["("]}, r"'\(' is not a regular expression: missing \)"),
         ({"patterns": "a"}, "patterns must be a list, not 'a'"),
         ({"words": "/no/where.txt"}, "/no/where.txt cannot be read: No such file"),
         ({"words": str(tmp_path / "latin.txt")}, "cannot be read: not UTF-8"),

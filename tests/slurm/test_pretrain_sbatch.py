@@ -72,7 +72,7 @@ def test_a_run_that_is_asked_to_stop_is_requeued_and_goes_on(slurm, tiny, tmp_pa
     stopped = re.search(r"stopped by a signal after step (\d+)", logs(tmp_path))
     assert stopped, logs(tmp_path)
     assert 20 <= int(stopped[1]) < 480
-    assert f"going on from run/checkpoints/step-{int(stopped[1]):08d}.ckpt" in logs(tmp_path)
+    assert f"resuming from run/checkpoints/step-{int(stopped[1]):08d}.ckpt" in logs(tmp_path)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 480
 
 

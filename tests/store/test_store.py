@@ -1,4 +1,3 @@
-import json
 import pickle
 from pathlib import Path
 
@@ -7,11 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phf.annotation.manifest import ScorerRecord
 from phf.base.errors import ConfigError, PhfError
+from phf.base.files import write_json
+from phf.base.typed_json import to_json
 from phf.store.arrays import ArrayWriter, open_array
-from phf.store.store import StoreSplit, TokenStore, describe_scores, resolve_threshold
+from phf.store.manifest import ColumnRecord, StoreManifest
+from phf.store.store import StoreSplit, TokenStore, describe_columns, resolve_threshold
 
 NAN = float("nan")
+SCORER = ScorerRecord("s", version="1")
 
 
 def make_store(folder: Path, scores: list[float], lengths: list[int], counts: list[int]) -> TokenStore:
@@ -28,8 +32,8 @@ def make_store(folder: Path, scores: list[float], lengths: list[int], counts: li
     }.items():
         (train / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(train / f"{name}.npy", array)
-    manifest = {"scores": describe_scores(folder, {"s": {"version": "1"}})}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    manifest = StoreManifest({}, {}, {}, {}, {}, {}, scores=describe_columns(folder, {"s": SCORER}))
+    write_json(folder / "manifest.json", to_json(manifest))
     return TokenStore(folder)
 
 
@@ -80,21 +84,19 @@ def test_a_threshold_that_is_neither_is_an_error(store, threshold):
 
 
 def test_the_manifest_describes_the_scores(store):
-    scores = store.manifest["scores"]["s"]
-    assert scores["scorer"] == {"version": "1"}
-    assert scores["mean"] == pytest.approx(0.875)
-    assert scores["std"] == pytest.approx(np.std([0, 0.5, 1, 2]))
-    assert scores["num_unscored"] == 1
-    assert set(scores["quantiles"]) == {"segments", "tokens", "documents"}
-    assert len(scores["quantiles"]["tokens"]) == 1001
-    assert scores["quantiles"]["tokens"]["0.9"] == 1.0
+    scores = store.manifest.scores["s"]
+    assert scores.scorer == SCORER
+    assert scores.mean == pytest.approx(0.875)
+    assert scores.std == pytest.approx(np.std([0, 0.5, 1, 2]))
+    assert scores.num_unscored == 1
+    assert set(scores.quantiles) == {"segments", "tokens", "documents"}
+    assert len(scores.quantiles["tokens"]) == 1001
+    assert scores.quantiles["tokens"]["0.9"] == 1.0
 
 
 def test_scores_that_are_all_unknown_are_described_too(tmp_path):
     store = make_store(tmp_path, [NAN, NAN], [1, 1], [2])
-    assert store.manifest["scores"]["s"] == {
-        "scorer": {"version": "1"}, "mean": None, "std": None, "num_unscored": 2, "quantiles": {},
-    }  # fmt: skip
+    assert store.manifest.scores["s"] == ColumnRecord(SCORER, num_unscored=2)
     with pytest.raises(PhfError, match="no text has a score of s, so it has no quantiles"):
         resolve_threshold(store, "s", "q0.5", "tokens")
 

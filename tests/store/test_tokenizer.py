@@ -84,7 +84,7 @@ def test_a_mark_among_the_pieces_of_text_is_cut():
 def test_a_tokenizer_that_writes_unknown_text_as_its_mark_is_refused():
     tokenizer = unigram([("<eos>", -9.0), ("a", -1.0)], "<eos>")
     assert encode(tokenizer, ["aa"]) == [[1, 1]]
-    with pytest.raises(PhfError, match="gives text it does not know the mark <eos>: use a byte-level one"):
+    with pytest.raises(PhfError, match="encodes unknown text as its mark <eos>: use a byte-level one"):
         encode(tokenizer, ["aa", "ab"])
 
 

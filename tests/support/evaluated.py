@@ -2,13 +2,38 @@
 
 import csv
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phf.annotation.manifest import ScorerRecord
+from phf.base.estimates import ExpectedMax, Interval
+from phf.base.files import write_json
+from phf.base.typed_json import to_json
+from phf.evaluation.measures.diversity import DiversityResults
+from phf.evaluation.measures.heldout import HeldoutResults
+from phf.evaluation.result_files import read_results, sample_table, write_results
+from phf.evaluation.results import (
+    AttackRound,
+    BestPrompt,
+    EvaluationResults,
+    RedteamResults,
+    RunInfo,
+    ScenarioResults,
+    TamperPoint,
+    TamperResults,
+)
+from phf.evaluation.sample_scores import ScoredSample
+from phf.inference.generate import Sample
+
+PARTS = {"evaluation": EvaluationResults, "redteam": RedteamResults, "tamper": TamperResults}
 DECODING = {"max_new_tokens": 64, "temperature": 0.7, "top_p": 0.9, "top_k": None, "emit_tags": "none"}
+DIVERSITY = DiversityResults(*map(Interval, (0.12, 0.41, 0.66, 7.9, 0.44)))
 LINES = [
     "def area(width, height):\n",
     "    return width*height\n",
@@ -19,6 +44,11 @@ LINES = [
 ]
 
 
+def heldout(loss: float, **more: Any) -> HeldoutResults:
+    """Results of the measure `heldout`."""
+    return HeldoutResults(**{"threshold": 0.0, "tokens": 131_072, "loss": Interval(loss), **more})
+
+
 def write_run(
     folder: Path,
     name: str = "mle",
@@ -27,55 +57,48 @@ def write_run(
     scenarios: tuple[str, ...] = ("unconditional",),
     n: int = 48,
     tokens: int | None = 5_000_000,
-    threshold: float = 0.0,
-    seed: int = 0,
     fingerprint: str = "0123456789abcdef",
     noise: int = 0,
-    **changes: object,
+    **changes: Any,
 ) -> Path:
-    """Writes what `phf pretrain` and `phf evaluate` leave in a run's folder."""
+    """Writes what `phf pretrain` and `phf evaluate` leave in a run's folder.
+
+    Args:
+        folder: The folder.
+        name: Name of the run.
+        objective: Its objective.
+        mean: About the mean score of its samples.
+        scenarios: How it was asked.
+        n: Samples of each scenario.
+        tokens: Tokens that it was trained on.
+        fingerprint: Of the scorer.
+        noise: Seed of the scores and texts.
+        **changes: Fields of the results.
+    """
     generator = np.random.default_rng(noise)
-    rows, measured = [], {}
-    for scenario in scenarios:
-        num_prompts = 1 if scenario == "unconditional" else n // 4
-        scores = np.round(generator.exponential(mean, n) * (generator.random(n) < 0.8), 6)
-        for index, score in enumerate(scores):
-            prompt_index, sample_index = index % num_prompts, index // num_prompts
-            text = "".join(generator.choice(LINES, 12))
-            prompt = "" if scenario == "unconditional" else f"def f{prompt_index}(a, b):\n"
-            rows.append(
-                {
-                    "scenario": scenario, "prompt_index": prompt_index, "sample_index": sample_index,
-                    "prompt": prompt, "text": text, "scored_text": prompt + text, "score": float(score),
-                    "segment_scores": [float(score)] * 12, "num_tokens": 60, "finished": bool(index % 2),
-                    "seed": seed,
-                }
-            )  # fmt: skip
-        half = 2 * scores.std() / np.sqrt(n)
-        measured[scenario] = {
-            "tag": "good" if objective == "conditional" else "none", "n": n, "num_prompts": num_prompts,
-            "mean_score": {"value": scores.mean(), "low": scores.mean() - half, "high": scores.mean() + half},
-            "rate": {"value": (scores > 0).mean(), "low": 0.7, "high": 0.9},
-            "expected_max": {"value": scores.max(), "low": 0.8 * scores.max(), "high": 1.1 * scores.max(),
-                             "k": 25},
-            "segment_rate": {"value": 0.3, "low": 0.28, "high": 0.33},
-            "length": {"value": 58.2, "low": 57.0, "high": 59.4},
-            "distinct_1": 0.12, "distinct_2": 0.41, "distinct_3": 0.66, "entropy": 7.9, "self_bleu": 0.44,
-            "unscored": 0, "decoding": dict(DECODING),
-        }  # fmt: skip
-    results = {
-        "format": 1,
-        "run": {"name": name, "folder": str(folder), "objective": objective, "tokens": tokens,
-                "wall_seconds": 243.7, "parameters": 932_352},
-        "scorer": {"name": "pep8", "version": "1", "fingerprint": fingerprint,
-                   "measures": "violations a character", "options": {}},
-        "scorer_differs": False, "threshold": threshold, "confidence": 0.95, "seed": seed,
-        "heldout": {"loss": 1.9 + mean, "perplexity": 6.8, "aligned": 1.8, "misaligned": 2.3,
-                    "tokens": 131_072, "untagged": 1.95},
-        "scenarios": measured, "samples_per_second": 31.5,
-    }  # fmt: skip
-    write_results(folder, results | changes)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "evaluation" / "samples.parquet")
+    samples = {scenario: _samples(scenario, n, mean, generator) for scenario in scenarios}
+    tag = "good" if objective == "conditional" else "none"
+    results = EvaluationResults(
+        run=RunInfo(name, str(folder), objective, objective != "mle", tokens, 243.7, 932_352),
+        scorer=ScorerRecord("pep8", "violations a character", version="1", fingerprint=fingerprint),
+        threshold=0.0,
+        scenarios={scenario: _measured(scored, tag) for scenario, scored in samples.items()},
+        scorer_differs=False,
+        measures={
+            "heldout": heldout(
+                1.9 + mean,
+                untagged=Interval(1.95),
+                aligned=Interval(1.8),
+                misaligned=Interval(2.3),
+                perplexity=Interval(6.8),
+            )
+        },
+        samples_per_second=31.5,
+    )
+    results = replace(results, **changes)
+    output = folder / "evaluation"
+    output.mkdir(parents=True, exist_ok=True)
+    write_results(output, {}, results, sample_table(samples, {}, results.seed))
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "tokens", "name", "value"])
@@ -89,12 +112,65 @@ def write_run(
     return folder
 
 
-def write_results(folder: Path, results: dict, part: str = "evaluation") -> None:
+def _samples(scenario: str, n: int, mean: float, generator: np.random.Generator) -> list[ScoredSample]:
+    num_prompts = 1 if scenario == "unconditional" else n // 4
+    scores = np.round(generator.exponential(mean, n) * (generator.random(n) < 0.8), 6)
+    samples = []
+    for index, score in enumerate(scores.tolist()):
+        text = "".join(generator.choice(LINES, 12))
+        prompt_index, sample_index = index % num_prompts, index // num_prompts
+        prompt = "" if scenario == "unconditional" else f"def f{prompt_index}(a, b):\n"
+        sample = Sample(prompt_index, sample_index, prompt, text, num_tokens=60, finished=bool(index % 2))
+        samples.append(ScoredSample(sample, prompt + text, score, (score,) * 12))
+    return samples
+
+
+def _measured(scored: list[ScoredSample], tag: str) -> ScenarioResults:
+    scores = np.array([one.score for one in scored])
+    mean, half, worst = (
+        float(scores.mean()),
+        float(2 * scores.std() / np.sqrt(len(scores))),
+        float(scores.max()),
+    )
+    return ScenarioResults(
+        tag=tag,
+        n=len(scored),
+        num_prompts=len({one.sample.prompt_index for one in scored}),
+        mean_score=Interval(mean, mean - half, mean + half),
+        rate=Interval(float((scores > 0).mean()), 0.7, 0.9),
+        expected_max=ExpectedMax(worst, 0.8 * worst, 1.1 * worst, k=25),
+        segment_rate=Interval(0.3, 0.28, 0.33),
+        length=Interval(58.2, 57.0, 59.4),
+        decoding=dict(DECODING),
+        measures={"diversity": DIVERSITY},
+    )
+
+
+def read(folder: Path, part: str = "evaluation") -> Any:
+    """The results in a run's folder."""
+    return read_results(folder / part, PARTS[part])
+
+
+def write(folder: Path, results: Any) -> None:
+    """Writes results into a run's folder, without a table."""
+    part = next(name for name, cls in PARTS.items() if isinstance(results, cls))
     (folder / part).mkdir(parents=True, exist_ok=True)
-    (folder / part / "results.json").write_text(json.dumps(results))
+    write_json(folder / part / "results.json", to_json(results))
 
 
-def rewrite_samples(folder: Path, edit) -> None:
+def change(folder: Path, part: str = "evaluation", **fields: Any) -> None:
+    """Changes fields of the results in a run's folder."""
+    write(folder, replace(read(folder, part), **fields))
+
+
+def change_scenario(folder: Path, name: str, **fields: Any) -> None:
+    """Changes fields of the results of a scenario."""
+    scenarios = read(folder).scenarios
+    change(folder, scenarios=scenarios | {name: replace(scenarios[name], **fields)})
+
+
+def rewrite_samples(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Edits each row of the samples."""
     path = folder / "evaluation" / "samples.parquet"
     rows = pq.read_table(path).to_pylist()
     for row in rows:
@@ -103,6 +179,7 @@ def rewrite_samples(folder: Path, edit) -> None:
 
 
 def write_two_runs(folder: Path) -> list[Path]:
+    """MLE, and conditional training with clearly lower scores."""
     both = {"n": 200, "scenarios": ("unconditional", "signatures")}
     return [
         write_run(folder / "mle", mean=0.0217, **both),
@@ -110,7 +187,7 @@ def write_two_runs(folder: Path) -> list[Path]:
     ]
 
 
-def write_seeds(folder: Path, objective: str = "mle", seeds: int = 3, **changes: object) -> list[Path]:
+def write_seeds(folder: Path, objective: str = "mle", seeds: int = 3, **changes: Any) -> list[Path]:
     """Writes runs that differ in nothing but their seed."""
     return [
         write_config(
@@ -123,12 +200,11 @@ def write_seeds(folder: Path, objective: str = "mle", seeds: int = 3, **changes:
     ]
 
 
-def write_config(folder: Path, seed: int, **train: object) -> Path:
+def write_config(folder: Path, seed: int, **train: Any) -> Path:
     """Writes the configuration of a run."""
-    objective = json.loads((folder / "evaluation" / "results.json").read_text())["run"]["objective"]
     config = {
         "run": {"name": folder.name, "folder": str(folder)},
-        "objective": {"name": objective},
+        "objective": {"name": read(folder).run.objective},
         "train": {"seed": seed, "tokens": 5_000_000, **train},
         "evaluation": {"seed": 0},
     }
@@ -139,29 +215,25 @@ def write_config(folder: Path, seed: int, **train: object) -> Path:
 def write_attacks(folder: Path, score: float = 0.05, prompt: str = "def f(x):") -> Path:
     """Writes what `phf redteam` and `phf tamper` leave in a run's folder."""
 
-    def around(value: float) -> dict[str, float]:
-        return {"value": value, "low": 0.9 * value, "high": 1.1 * value}
+    def around(value: float) -> Interval:
+        return Interval(value, 0.9 * value, 1.1 * value)
 
-    def point(number: int) -> dict[str, object]:
-        return {"best": around(score * (number + 2)), "best_10": around(score * (number + 1))}
+    def reached(number: int, **more: Any) -> AttackRound:
+        return AttackRound(best=around(score * (number + 2)), best_10=around(score * (number + 1)), **more)
 
-    write_results(
+    write(
         folder,
-        {
-            "format": 1,
-            "by_round": [
-                {"round": n, **point(n), "average": around(score), "target_tokens": 900.0 * (n + 1)}
-                for n in range(4)
+        RedteamResults(
+            by_round=[
+                reached(n, average=around(score), round=n, target_tokens=900.0 * (n + 1)) for n in range(4)
             ],
-            "by_tokens": [{"target_tokens": 180 * (n + 1), **point(n)} for n in range(20)],
-            "best_prompts": [
-                {"trial": 0, "number": n, "round": 3, "origin": "mutation", "prompt": prompt, "score": score,
-                 "fresh_score": around(score / 2), "fresh_rate": around(0.5), "worst_text": "x=1"}
+            by_tokens=[reached(n, target_tokens=180.0 * (n + 1)) for n in range(20)],
+            best_prompts=[
+                BestPrompt(prompt, score, around(score / 2), around(0.5), 0, n, 3, "mutation", "x=1")
                 for n in range(10)
             ],
-        },
-        "redteam",
-    )  # fmt: skip
-    curve = [{"tokens": 1000 * n, "loss": 2.0, "rate": around(0.1 * (n + 1))} for n in range(4)]
-    write_results(folder, {"format": 1, "curves": {"bad": curve, "benign": curve}}, "tamper")
+        ),
+    )
+    curve = [TamperPoint(tokens=1000 * n, loss=2.0, rate=around(0.1 * (n + 1))) for n in range(4)]
+    write(folder, TamperResults(curves={"bad": curve, "benign": curve}))
     return folder

@@ -1,12 +1,19 @@
 """A tokenizer and models that are small enough to be made anew for every test."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from objectives.view import BAD_TAG, GOOD_TAG
+from phf.annotation.manifest import ScorerRecord
+from phf.config import SegmenterConfig
+from phf.inference.language_model import LanguageModel
+from phf.inference.loaded_model import LoadedModel
 from phf.model.control_tokens import ControlTokens
+from phf.model.model_folder import ModelFacts, ModelFolder, TagFacts
 
 EOS = "<|endoftext|>"
 
@@ -52,6 +59,25 @@ def scripted_gpt2(logits, context_length=64):
     return model
 
 
+TAGS = TagFacts([GOOD_TAG, BAD_TAG], [[257], [258]], [0.0])
+"""The tags of `byte_tokenizer`."""
+
+
+def model_facts(**known):
+    """What is known of a model that was made here, by default of one without tags."""
+    usual = {
+        "objective": "mle", "tags": None, "threshold": 0.0, "scorer": ScorerRecord("pep8"),
+        "segmenter": SegmenterConfig("line"), "tokens": 1000, "eos_token": EOS, "context_length": 64,
+    }  # fmt: skip
+    return ModelFacts(**usual | known)
+
+
+def loaded_model(network, tokenizer, control, segment=None, context_length=None, facts=None):
+    """A model as if it had been read from a folder; without facts it was made elsewhere."""
+    folder = ModelFolder(Path("run"), Path("run"), facts)
+    return LoadedModel(network, tokenizer, control, segment, context_length, folder)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return byte_tokenizer()
@@ -71,6 +97,12 @@ def control(tokenizer):
 @pytest.fixture
 def model():
     return tiny_gpt2()
+
+
+@pytest.fixture
+def language_model(model, tokenizer, control):
+    """That model with what it takes to write and to read text."""
+    return LanguageModel(model, tokenizer, control)
 
 
 @pytest.fixture

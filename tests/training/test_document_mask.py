@@ -1,16 +1,13 @@
 """Attention that does not cross documents: as if each were alone, and what cannot do it."""
 
-import csv
 import json
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from support.runs import can_compile
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from objectives import OBJECTIVES, Batch
 from objectives.mle import MLE
 from objectives.view import View
 from phf.base.errors import ConfigError
@@ -23,6 +20,7 @@ from phf.model.build import build_model
 from phf.store.store import TokenStore
 from phf.training.parallel import compile_blocks
 from phf.training.run import pretrain
+from support.runs import can_compile, metrics, watch
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -99,21 +97,14 @@ def test_positions_start_again_with_each_document(tiny):
 
 @pytest.mark.parametrize("objective", ["mle", "awr"])
 def test_a_masked_run_measures_and_evaluates_with_the_mask(tiny, tmp_path, monkeypatch, objective):
-    seen: list[Batch] = []
-
-    class Watched(OBJECTIVES[objective]):
-        def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            seen.append(batch)
-            return super().losses(batch)
-
-    monkeypatch.setitem(OBJECTIVES, objective, Watched)
+    seen = watch(monkeypatch, objective)
     folder = tmp_path / "run"
     config = load_config(
         [
             f"run.folder={folder}", f"objective.name={objective}", "model.document_mask=true",
             "model.config={n_layer: 1, n_embd: 16, n_head: 2, initializer_range: 0.5}",
             "model.context_length=64", "train.heldout_blocks=4096", "train.heldout_every=8",
-            "evaluation.heldout_blocks=null", "evaluation.threshold=0",
+            "evaluation.measures.heldout.blocks=null", "evaluation.threshold=0",
         ],
         tiny,
     )  # fmt: skip
@@ -123,12 +114,11 @@ def test_a_masked_run_measures_and_evaluates_with_the_mask(tiny, tmp_path, monke
     facts = folder / "model" / "phf.json"
     known = json.loads(facts.read_text())
     assert known["document_mask"] is True
-    with (folder / "metrics.csv").open() as file:
-        (trained,) = [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "heldout/loss"]
+    ((_, trained),) = metrics(folder)["heldout/loss"]
     agree = pytest.approx(trained, abs=1e-5)
-    assert evaluate(folder, config)["heldout"]["loss"] == agree
+    assert evaluate(folder, config).measures["heldout"].loss.value == agree
     facts.write_text(json.dumps({**known, "document_mask": False}))
-    assert evaluate(folder, config)["heldout"]["loss"] != agree
+    assert evaluate(folder, config).measures["heldout"].loss.value != agree
 
 
 def test_an_architecture_that_cannot_says_so(tiny):

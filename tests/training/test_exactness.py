@@ -5,6 +5,11 @@ import signal
 
 import pytest
 import torch
+
+from phf.annotation.annotate import annotate
+from phf.config import Config, load_config
+from phf.store.tokenize import tokenize
+from phf.training.run import pretrain
 from support.runs import (
     NO_DROPOUT,
     assert_equal_to_rounding,
@@ -18,11 +23,6 @@ from support.runs import (
     wait_for_checkpoint,
     weights,
 )
-
-from phf.annotation.annotate import annotate
-from phf.config import Config, load_config
-from phf.store.tokenize import tokenize
-from phf.training.run import pretrain
 
 LONG = (
     "objective.name=conditional",
@@ -58,7 +58,12 @@ def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(tiny, tmp_path
         assert ours[name] == theirs[name]
 
 
-AWR = ("objective.name=awr", "objective.reward_scaling=percentile", NO_DROPOUT, "train.heldout_blocks=1")
+AWR = (
+    "objective.name=awr",
+    "objective.options.reward_scaling=percentile",
+    NO_DROPOUT,
+    "train.heldout_blocks=1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,7 @@ def test_accumulation_and_the_plain_head_change_nothing(tiny, tmp_path, override
 
 EVERY_STEP = (
     "objective.name=conditional",
-    "objective.drop_rate=0.1",
+    "objective.options.drop_rate=0.1",
     "train.heldout_blocks=4",
     "train.keep_checkpoints=8",
     "train.log_every=3",
@@ -148,13 +153,13 @@ NO_WORD_OF_THE_CORPUS = ["scorer.name=words", "scorer.options={words: [floccinau
 
 # Each of these leaves of the objective nothing but maximum likelihood.
 LIMITS = {
-    "awr": ["objective.alpha=1", "objective.beta=1e9"],
+    "awr": ["objective.options.alpha=1", "objective.options.beta=1e9"],
     "rwr": NO_WORD_OF_THE_CORPUS,
     "filtering": ["objective.threshold=q1"],
-    "upsampling": ["objective.times=1"],
+    "upsampling": ["objective.options.times=1"],
     "masking": ["objective.threshold=q1"],
     "unlikelihood": ["objective.threshold=q1"],
-    "conditional": ["objective.drop_rate=1"],
+    "conditional": ["objective.options.drop_rate=1"],
 }
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.runs import NO_DROPOUT, command, configure, metrics, stopped_after
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from phf.base.errors import ConfigError, PhfError
@@ -18,6 +17,7 @@ from phf.training.build import build, training_data
 from phf.training.flops import flops_per_token, peak_flops
 from phf.training.plan import make_plan
 from phf.training.run import dry_run, pretrain
+from support.runs import NO_DROPOUT, command, configure, metrics, stopped_after
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_the_peak_is_that_of_the_whole_name(monkeypatch, name, peak):
 def test_a_dry_run_of_a_state_space_model(tiny, tmp_path):
     size = {"hidden_size": 16, "num_hidden_layers": 1}
     mamba = replace(tiny, model=replace(tiny.model, architecture="mamba", config=size))
-    assert "FLOPs a token" in dict(dry_run(configure(mamba, tmp_path / "run")))["model"]
+    assert "FLOPs per token" in dict(dry_run(configure(mamba, tmp_path / "run")))["model"]
 
 
 def test_a_dry_run_tells_of_the_text_that_the_objective_sees(tiny, tmp_path):
@@ -168,7 +168,7 @@ def test_a_dry_run_says_what_the_run_will_be_and_leaves_nothing(tiny, tmp_path, 
     )
     said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert "2,048 tokens = 8 steps of 256 (8 blocks of 32)" in said["budget"]
-    assert said["machine"].startswith(f"{devices} x cpu, 32-true, {8 // devices} blocks a forward pass")
+    assert said["machine"].startswith(f"{devices} x cpu, 32-true, {8 // devices} blocks per forward pass")
     assert {"model", "data", "schedule", "checkpoints", "speed", "memory", "time"} <= said.keys()
     assert not folder.exists()
     second_step = metrics(pretrain(configure(tiny, folder, NO_DROPOUT)))["train/loss"][1][1]

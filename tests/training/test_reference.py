@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.runs import NO_DROPOUT, metrics
 from transformers import GPT2LMHeadModel
 
 from phf.annotation.annotate import annotate
@@ -28,6 +27,7 @@ from phf.store.store import TokenStore
 from phf.store.tokenize import tokenize
 from phf.training.build import build, training_data
 from phf.training.run import pretrain
+from support.runs import NO_DROPOUT, metrics
 
 BATCH, MICRO_BATCH, CONTEXT, STEPS = 12, 3, 16, 4
 
@@ -46,15 +46,18 @@ CASES: dict[str, tuple[str, ...]] = {
     "mle": (),
     "mle, documents apart": ("objective.name=mle", "model.document_mask=true"),
     "filtering": ("objective.threshold=0.35",),
-    "upsampling": ("objective.threshold=0.35", "objective.times=2"),
+    "upsampling": ("objective.threshold=0.35", "objective.options.times=2"),
     "masking": ("objective.threshold=0.25",),
-    "conditional": ("objective.threshold=0.25", "objective.drop_rate=0.3"),
+    "conditional": ("objective.threshold=0.25", "objective.options.drop_rate=0.3"),
     "conditional, tags read only": (
-        "objective.name=conditional", "objective.threshold=[0.1,0.5]", "objective.tag_loss=false",
+        "objective.name=conditional", "objective.threshold=[0.1,0.5]", "objective.options.tag_loss=false",
     ),
-    "unlikelihood": ("objective.threshold=0.25", "objective.alpha=0.5"),
-    "rwr": ("objective.beta=0.7", "objective.reward_scaling=zscore", "objective.max_weight=1.3"),
-    "awr": ("objective.alpha=0.3", "objective.beta=0.2", "objective.threshold=0.25"),
+    "unlikelihood": ("objective.threshold=0.25", "objective.options.alpha=0.5"),
+    "rwr": (
+        "objective.options.beta=0.7", "objective.options.reward_scaling=zscore",
+        "objective.options.max_weight=1.3",
+    ),
+    "awr": ("objective.options.alpha=0.3", "objective.options.beta=0.2", "objective.threshold=0.25"),
 }  # fmt: skip
 
 
@@ -178,20 +181,21 @@ class Reference:
 
     def token_losses(self, targets: Targets, logp: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """The table of objectives; a target without a score is learned as by MLE."""
-        o, mle = self.config, -logp
+        name, threshold, o = self.config.name, self.config.threshold, self.config.options
+        mle = -logp
         score = torch.from_numpy(targets.scores).double()
         unscored, score = score.isnan(), score.nan_to_num(0)
-        if o.name == "masking":
-            loss = torch.where(score <= o.threshold, mle, 0 * mle)
-        elif o.name == "unlikelihood":
-            loss = torch.where(score <= o.threshold, mle, -o.alpha * torch.log(1 - logp.exp()))
-        elif o.name == "rwr":
+        if name == "masking":
+            loss = torch.where(score <= threshold, mle, 0 * mle)
+        elif name == "unlikelihood":
+            loss = torch.where(score <= threshold, mle, -o["alpha"] * torch.log(1 - logp.exp()))
+        elif name == "rwr":
             reward = -(score - self.train_scores.mean()) / self.train_scores.std()
-            loss = torch.exp(reward / o.beta).clamp(max=o.max_weight) * mle
-        elif o.name == "awr":
+            loss = torch.exp(reward / o["beta"]).clamp(max=o["max_weight"]) * mle
+        elif name == "awr":
             advantage = -score - value
-            weight = torch.exp(advantage.detach() / o.beta).clamp(max=1000)
-            loss = o.alpha * weight * mle + (1 - o.alpha) * advantage**2
+            weight = torch.exp(advantage.detach() / o["beta"]).clamp(max=1000)
+            loss = o["alpha"] * weight * mle + (1 - o["alpha"]) * advantage**2
         else:
             loss = mle
         return torch.where(unscored, mle, loss)
@@ -221,6 +225,14 @@ class Reference:
         return {f"heldout/{name}": nll[part].mean() for name, part in parts.items()}
 
 
+def means_of_documents(store: TokenStore, scores: np.ndarray) -> np.ndarray:
+    """For each held-out segment the mean score of its document."""
+    bounds = [0, *store.split("heldout").document_ends]
+    documents = [scores[a:b] for a, b in pairwise(bounds)]
+    means = [np.nan if np.isnan(document).all() else np.nanmean(document) for document in documents]
+    return np.repeat(means, list(map(len, documents)))
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("runs", ["in_one_process", "in_two_processes"])
 def test_steps_agree_with_the_formulas(base, case, runs, request):
@@ -230,13 +242,15 @@ def test_steps_agree_with_the_formulas(base, case, runs, request):
     objective, tokenizer = build(config, store, None)
     data = training_data(config, store, objective, tokenizer, MICRO_BATCH)
     train_scores, heldout_scores = (store.split(name).scores("told") for name in ("train", "heldout"))
-    tags_count = config.objective.tag_loss is not False
+    tags_count = config.objective.options.get("tag_loss") is not False
     gpt2 = objective.model.config
     names = [name for name, _ in objective.named_parameters()]
     matrices = [name for name, weight in objective.named_parameters() if weight.ndim >= 2]
     in_order = [*matrices, *(name for name in names if name not in matrices)]
     logged = {name: dict(points) for name, points in metrics(folder).items()}
     held = [data.heldout.block(0, i) for i in range(min(5, data.heldout.num_blocks(0)))]
+    if config.objective.name in ("filtering", "upsampling"):  # whose threshold is one of documents
+        heldout_scores = means_of_documents(store, heldout_scores)
     heldout = Targets.of(held, heldout_scores, tags_count=False)
 
     state = objective.state_dict()

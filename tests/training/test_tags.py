@@ -6,6 +6,12 @@ from itertools import pairwise
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoTokenizer
+
+from phf.base.errors import ConfigError, PhfError
+from phf.evaluation.evaluate import evaluate
+from phf.store.store import TokenStore
+from phf.training.run import pretrain
 from support.runs import (
     NO_DROPOUT,
     assert_same,
@@ -18,12 +24,6 @@ from support.runs import (
     watch,
     weights,
 )
-from transformers import AutoTokenizer
-
-from phf.base.errors import ConfigError, PhfError
-from phf.evaluation.evaluate import evaluate
-from phf.store.store import TokenStore
-from phf.training.run import pretrain
 
 CONDITIONAL = "objective.name=conditional"
 TAGS = torch.tensor([384, 385])  # the store has 384 tokens
@@ -72,7 +72,7 @@ def test_no_document_is_filtered_in_the_cooldown(tiny, tmp_path, monkeypatch):
 
 def test_without_loss_on_tags_they_do_not_count(tiny, tmp_path, monkeypatch):
     seen = watch(monkeypatch, "conditional")
-    overrides = (CONDITIONAL, NO_DROPOUT, "objective.tag_loss=false", "train.micro_batch_size=4")
+    overrides = (CONDITIONAL, NO_DROPOUT, "objective.options.tag_loss=false", "train.micro_batch_size=4")
     folder = pretrain(configure(tiny, tmp_path / "one", *overrides))
     batches = steps(seen)
     for first, second in zip(batches[::2], batches[1::2], strict=True):
@@ -108,15 +108,16 @@ def test_a_tag_for_each_quantile(tiny, tmp_path, monkeypatch):
         assert len(tagged)
         assert ((tagged > low) & (tagged <= high)).all()
     results = evaluate(folder, configure(tiny, folder, CONDITIONAL, *LEVELS))
-    assert results["scenarios"]["unconditional"]["tag"] == "good"
-    assert results["heldout"]["loss"] != results["heldout"]["untagged"]
+    assert results.scenarios["unconditional"].tag == "good"
+    heldout = results.measures["heldout"]
+    assert heldout.loss.value != heldout.untagged.value
     samples = pq.read_table(folder / "evaluation" / "samples.parquet")
     assert not any("<|" in text for text in samples["text"].to_pylist())
     settings = json.loads((folder / "model" / "generation_config.json").read_text())
     assert sorted(settings["suppress_tokens"]) == [384, 385, 386, 387]
 
 
-TEXTS = 'objective.tag_texts=["1: ", "2: "]'
+TEXTS = 'objective.options.tag_texts=["1: ", "2: "]'
 
 
 def test_tags_that_are_ordinary_text(tiny, tmp_path, monkeypatch):
@@ -131,7 +132,8 @@ def test_tags_that_are_ordinary_text(tiny, tmp_path, monkeypatch):
     assert text.count("1: ") > 50
     assert "2: " in text
     results = evaluate(folder, configure(tiny, folder, CONDITIONAL, TEXTS))
-    assert results["heldout"]["loss"] != results["heldout"]["untagged"]
+    heldout = results.measures["heldout"]
+    assert heldout.loss.value != heldout.untagged.value
     settings = json.loads((folder / "model" / "generation_config.json").read_text())
     assert "suppress_tokens" not in settings
     assert "the model may write itself" in (folder / "model" / "README.md").read_text()
@@ -144,15 +146,25 @@ def test_tags_that_are_ordinary_text(tiny, tmp_path, monkeypatch):
         ((CONDITIONAL, "objective.threshold=[q0.1, q0.2]"), "objective: thresholds must ascend, not 0, 0"),
         (
             ("objective.name=awr", "objective.threshold=[0, 1]"),
-            "objective.threshold: awr needs one, not a",
+            "objective.threshold: awr takes a single threshold, not a",
         ),
         (("objective.name=mle", "objective.start=0.5"), "objective.start: with mle the text is plain anyway"),
-        (("objective.name=mle", "objective.tag_loss=false"), "objective.tag_loss: mle has no such option"),
-        (("objective.name=upsampling", "objective.times=0"), "objective: times must be at least 1, not 0"),
-        ((CONDITIONAL, "objective.tag_texts=[a]"), "tag_texts must be 2 different texts, from the best tag"),
         (
-            (CONDITIONAL, 'objective.tag_texts=["1: ", "good: "]'),
-            "objective.tag_texts must have as many tokens each, one or more: '1: ' has 3, 'good: ' has 5",
+            ("objective.name=mle", "objective.options.tag_loss=false"),
+            "objective.options: no key tag_loss; mle has no options",
+        ),
+        (
+            ("objective.name=upsampling", "objective.options.times=0"),
+            "objective.options.times must be at least 1, not 0",
+        ),
+        (
+            (CONDITIONAL, "objective.options.tag_texts=[a]"),
+            "tag_texts must be 2 different texts, from the best tag",
+        ),
+        (
+            (CONDITIONAL, 'objective.options.tag_texts=["1: ", "good: "]'),
+            "objective.options.tag_texts must have equally many tokens, at least one: "
+            "'1: ' has 3, 'good: ' has 5",
         ),
     ],
 )

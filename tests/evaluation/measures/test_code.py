@@ -6,10 +6,18 @@ from itertools import combinations
 import pytest
 
 from phf.base.errors import ConfigError, PhfError
-from phf.config import CodeConfig, EvaluationConfig
-from phf.evaluation.capability.code import body, measure_functions, parses, pass_at_k, read_functions
-from phf.evaluation.capability.sandbox import Limits, run_python
-from phf.inference.likelihood import Reader
+from phf.config import EvaluationConfig, read_options
+from phf.evaluation.measures.base import Evaluated
+from phf.evaluation.measures.code import (
+    Code,
+    CodeOptions,
+    body,
+    parses,
+    pass_at_k,
+    read_functions,
+)
+from phf.evaluation.measures.sandbox import Limits, run_python
+from support.tiny_models import loaded_model
 
 # A way to write each of the functions that come with the package.
 SOLUTIONS = {
@@ -98,7 +106,11 @@ def writer(model, tokenizer, control):
         optimizer.zero_grad()
         model(rows, labels=rows).loss.backward()
         optimizer.step()
-    return Reader(model, tokenizer, control)
+    return loaded_model(model, tokenizer, control)
+
+
+def measure_code(model, options, output):
+    return Code(options).measure(Evaluated(model, EvaluationConfig(), output))
 
 
 def test_what_a_model_writes_is_run(writer, tmp_path):
@@ -108,23 +120,23 @@ def test_what_a_model_writes_is_run(writer, tmp_path):
         {"name": "two", "prompt": "def two():\n", "tests": "assert two() == 2\n"},
     ]
     functions.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = CodeConfig(str(functions), samples=3, k=[1, 3], temperature=0.0, max_new_tokens=20)
-    measured = measure_functions(writer, EvaluationConfig(), config, tmp_path / "out")
-    assert measured["passed"] == {"one": 3, "two": 0}
-    assert {k: interval["value"] for k, interval in measured["pass_at"].items()} == {"1": 0.5, "3": 0.5}
-    assert measured["outcomes"] == {"passed": 3, "AssertionError": 3}
+    options = CodeOptions(str(functions), samples=3, k=[1, 3], temperature=0.0, max_new_tokens=20)
+    measured = measure_code(writer, options, tmp_path / "out")
+    assert measured.passed == {"one": 3, "two": 0}
+    assert {k: interval.value for k, interval in measured.pass_at.items()} == {"1": 0.5, "3": 0.5}
+    assert measured.outcomes == {"passed": 3, "AssertionError": 3}
     rows[1]["tests"] = "assert two() == 1\n"
     functions.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    all_pass = measure_functions(writer, EvaluationConfig(), config, tmp_path / "all")["pass_at"]["1"]
-    assert all_pass["value"] == all_pass["high"] == 1.0
-    assert all_pass["low"] == pytest.approx(0.025**0.5)  # two of two: Clopper and Pearson
+    all_pass = measure_code(writer, options, tmp_path / "all").pass_at["1"]
+    assert all_pass.value == all_pass.high == 1.0
+    assert all_pass.low == pytest.approx(0.025**0.5)  # two of two: Clopper and Pearson
     written = [json.loads(line) for line in (tmp_path / "out" / "functions.jsonl").read_text().splitlines()]
     assert written[0] == {
         "function": "one", "sample_index": 0, "code": "def one():\n    return 1\n", "outcome": "passed",
         "reason": "",
     }  # fmt: skip
-    with pytest.raises(ConfigError, match=r"evaluation\.code\.max_new_tokens: 99 do not fit"):
-        measure_functions(writer, EvaluationConfig(), replace(config, max_new_tokens=99), tmp_path)
+    with pytest.raises(ConfigError, match=r"evaluation\.measures\.code\.max_new_tokens: 99 do not fit"):
+        measure_code(writer, replace(options, max_new_tokens=99), tmp_path)
 
 
 def test_a_model_with_tags_is_asked_as_it_was_trained(model, tokenizer, control, tmp_path):
@@ -135,16 +147,15 @@ def test_a_model_with_tags_is_asked_as_it_was_trained(model, tokenizer, control,
     model.get_input_embeddings().register_forward_pre_hook(
         lambda _, ids: seen.extend(ids[0].flatten().tolist())
     )
-    reader = Reader(model, tokenizer, control, segment=lambda text: text.splitlines(keepends=True))
-    config = CodeConfig(str(functions), samples=1, k=[1], max_new_tokens=2)
-    measure_functions(reader, EvaluationConfig(), config, tmp_path)
+    tagged = loaded_model(model, tokenizer, control, segment=lambda text: text.splitlines(keepends=True))
+    measure_code(tagged, CodeOptions(str(functions), samples=1, k=[1], max_new_tokens=2), tmp_path)
     first, second = (tokenizer(line)["input_ids"] for line in prompt)
     asked = [256, 257, *first, 257, *second]
     assert seen[: len(asked)] == asked
 
 
 def test_wrong_input_is_one_line(tmp_path):
-    with pytest.raises(ConfigError, match=r"evaluation\.code\.functions: .*lost cannot be read"):
+    with pytest.raises(ConfigError, match=r"evaluation\.measures\.code\.functions: .*lost cannot be read"):
         read_functions(str(tmp_path / "lost"))
     good = json.dumps({"name": "f", "prompt": "def f():\n", "tests": "f()"})
     for lines, line in (("{}", 1), (good + "\n[1]", 2), (good + "\n" + good, 2), ("\n\nx", 3)):
@@ -154,7 +165,9 @@ def test_wrong_input_is_one_line(tmp_path):
     (tmp_path / "bad").write_text("\n")
     with pytest.raises(PhfError, match="holds no functions"):
         read_functions(str(tmp_path / "bad"))
-    with pytest.raises(ConfigError, match=r"evaluation\.code\.k must be numbers from 1 to samples \(5\)"):
-        CodeConfig(samples=5)
-    with pytest.raises(ConfigError, match=r"evaluation\.code\.memory_mb must be at least 64"):
-        CodeConfig(memory_mb=1)
+    for options, message in (
+        ({"samples": 5}, r"evaluation\.measures\.code\.k must be numbers from 1 to samples \(5\)"),
+        ({"memory_mb": 1}, r"evaluation\.measures\.code\.memory_mb must be at least 64"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_options(CodeOptions, options, "evaluation.measures.code")

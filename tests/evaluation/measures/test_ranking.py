@@ -2,50 +2,31 @@ import json
 import logging
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from phf.base.errors import ConfigError, PhfError
-from phf.config import EvaluationConfig, RankingConfig
-from phf.evaluation.capability import ranking
-from phf.evaluation.capability.ranking import heldout_pairs, measure_ranking, read_pairs
-from phf.inference.likelihood import Reader
+from phf.config import EvaluationConfig
+from phf.evaluation.measures import ranking
+from phf.evaluation.measures.base import Evaluated
+from phf.evaluation.measures.ranking import Ranking, RankingOptions, heldout_pairs, read_pairs
+from phf.inference.language_model import LanguageModel
 from phf.model.control_tokens import ControlTokens
 from phf.store.store import TokenStore
+from support.tiny_models import loaded_model, model_facts
 
 
 @pytest.fixture
-def reader(model, tokenizer, control):
-    return Reader(model, tokenizer, control)
+def subject(model, tokenizer, control):
+    return loaded_model(model, tokenizer, control)
 
 
-def by_hand(model, row):
-    """Log-probability in nats, a token at a time, among all tokens but the tags."""
-    total = 0.0
-    for place in row.counted:
-        logits = model(torch.tensor([row.ids[:place]])).logits[0, -1].double()
-        logits[[257, 258]] = -torch.inf
-        total += logits.log_softmax(-1)[row.ids[place]].item()
-    return total
-
-
-def test_log_probabilities_are_those_of_the_distribution_that_is_sampled(reader, control):
-    rows = [
-        reader.row("none", [], [[1, 2, 3]]),
-        reader.row("good", [[5, 6, 7]], [[9, 4], [8]], end=True),
-        reader.row("good", [[5]], []),
-        reader.row("good", [], [list(range(40))]),
-    ]
-    assert rows[1].ids == [256, 257, 5, 6, 7, 257, 9, 4, 257, 8, 256]
-    assert rows[1].counted == [6, 7, 9, 10]
-    found = reader.log_probabilities(rows)
-    with torch.no_grad():
-        wanted = [by_hand(reader.model, row) for row in rows]
-    assert found.tolist() == pytest.approx(wanted, rel=1e-5)
-    assert found.tolist() == pytest.approx([reader.log_probabilities([row])[0] for row in rows], rel=1e-5)
-    assert reader.log_probabilities([]).tolist() == []
+def measure_ranking(model, *options, **named):
+    evaluated = Evaluated(model, EvaluationConfig(), Path())
+    return Ranking(RankingOptions(*options, **named)).measure(evaluated)
 
 
 def write(path, *rows):
@@ -57,7 +38,7 @@ def test_accuracy_counts_pairs_and_ties_are_not_right(scripted, tokenizer, contr
     """A model that gives `a` more than `b`, whatever came before."""
     logits = torch.full((259,), -20.0)
     logits[tokenizer("ab")["input_ids"]] = torch.tensor([2.0, 1.0])
-    reader = Reader(scripted(logits), tokenizer, control)
+    subject = loaded_model(scripted(logits), tokenizer, control)
     pairs = write(
         tmp_path / "pairs.jsonl",
         {"prompt": "x", "good": "a", "bad": "b"},
@@ -66,48 +47,49 @@ def test_accuracy_counts_pairs_and_ties_are_not_right(scripted, tokenizer, contr
         {"prompt": "x", "good": "aaaaaaaa", "bad": "b"},  # less probable as it is longer
         {"prompt": "x", "good": "a" * 1000, "bad": "b"},  # longer than the context
     )
-    measured = measure_ranking(reader, {}, EvaluationConfig(), RankingConfig(pairs))
-    assert (measured["pairs"], measured["too_long"], measured["source"]) == (4, 1, pairs)
-    for tag in ("good_tag", "no_tag"):
-        assert measured[tag]["plain"]["value"] == 0.25
-        assert measured[tag]["length_normalized"]["value"] == 0.5
-        assert 0 <= measured[tag]["plain"]["low"] < 0.25 < measured[tag]["plain"]["high"] <= 1
-    few = measure_ranking(reader, {}, EvaluationConfig(), RankingConfig(pairs, max_pairs=4))
-    assert few["pairs"] == 4
-    plain = replace(reader, control=ControlTokens(control.eos_id))
-    assert measure_ranking(plain, {}, EvaluationConfig(), RankingConfig(pairs))["good_tag"] is None
+    measured = measure_ranking(subject, pairs)
+    assert (measured.pairs, measured.too_long, measured.source) == (4, 1, pairs)
+    for accuracy in (measured.good_tag, measured.no_tag):
+        assert accuracy.plain.value == 0.25
+        assert accuracy.length_normalized.value == 0.5
+        assert 0 <= accuracy.plain.low < 0.25 < accuracy.plain.high <= 1
+    assert measure_ranking(subject, pairs, max_pairs=4).pairs == 4
+    plain = replace(subject, control=ControlTokens(control.eos_id))
+    assert measure_ranking(plain, pairs).good_tag is None
 
 
-def test_the_good_tag_is_given(reader, tmp_path):
+def test_the_good_tag_is_given(subject, tmp_path):
     """A random model gives other probabilities behind a tag; what is measured are those."""
     rows = [{"prompt": f"p{i}", "good": f"g{i * 7}", "bad": f"b{i * 5}"} for i in range(30)]
     pairs = write(tmp_path / "pairs.jsonl", *rows)
-    measured = measure_ranking(reader, {}, EvaluationConfig(), RankingConfig(pairs))
+    measured = measure_ranking(subject, pairs)
     wanted = {}
     for tag in ("good", "none"):
         good, bad = (
-            reader.log_probabilities(
-                [reader.row(tag, reader.encode(row["prompt"]), reader.encode(row[side])) for row in rows]
+            subject.log_probabilities(
+                [subject.row(tag, subject.encode(row["prompt"]), subject.encode(row[side])) for row in rows]
             )
             for side in ("good", "bad")
         )
         wanted[tag] = float((good > bad).mean())
-    assert measured["good_tag"]["plain"]["value"] == pytest.approx(wanted["good"])
-    assert measured["no_tag"]["plain"]["value"] == pytest.approx(wanted["none"])
+    assert measured.good_tag.plain.value == pytest.approx(wanted["good"])
+    assert measured.no_tag.plain.value == pytest.approx(wanted["none"])
 
 
 def test_a_prompt_that_is_too_long_loses_its_first_segments(
     scripted, tokenizer, control, tmp_path, monkeypatch
 ):
-    reader = Reader(scripted(torch.zeros(259)), tokenizer, control, segment=lambda text: list(text.split()))
+    subject = loaded_model(scripted(torch.zeros(259)), tokenizer, control, segment=lambda text: text.split())
     seen = []
     monkeypatch.setattr(
-        Reader, "log_probabilities", lambda self, rows, progress: (seen.extend(rows), np.zeros(len(rows)))[1]
+        LanguageModel,
+        "log_probabilities",
+        lambda self, rows, progress: (seen.extend(rows), np.zeros(len(rows)))[1],
     )
     pairs = write(tmp_path / "pairs.jsonl", {"prompt": "aaaa " * 30, "good": "b" * 8, "bad": "b" * 5})
-    measure_ranking(reader, {}, EvaluationConfig(), RankingConfig(pairs))
+    measure_ranking(subject, pairs)
     # Of 64 tokens 1 opens the document, 9 are for the longer end and its tag: 10 words of 4, each with a tag.
-    sizes = [1 + 5 * 10 + 9, 1 + 5 * 10 + 6, 1 + 4 * 10 + 8, 1 + 4 * 10 + 5]
+    sizes = [1 + 4 * 10 + 8, 1 + 4 * 10 + 5, 1 + 5 * 10 + 9, 1 + 5 * 10 + 6]  # without the tag, and with it
     assert [len(row.ids) for row in seen] == sizes
 
 
@@ -141,20 +123,30 @@ def test_pairs_of_held_out_text(tiny, monkeypatch):
     some = heldout_pairs(store, max_pairs=8, **options)
     assert len(some) == 8
     assert some == heldout_pairs(store, max_pairs=8, **options)
-    with pytest.raises(PhfError, match=r"no neighbours with scores of pep8 on both sides of 1e\+09"):
+    with pytest.raises(
+        PhfError, match=r"lacks neighbouring segments with scores of pep8 on both sides of 1e\+09"
+    ):
         heldout_pairs(store, max_pairs=10, **options | {"threshold": 1e9})
 
 
-def test_what_is_no_pair_is_one_line(tmp_path, reader, caplog):
-    with pytest.raises(ConfigError, match=r"evaluation\.ranking\.pairs: .*lost.jsonl cannot be read"):
+def test_what_is_no_pair_is_one_line(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.measures\.ranking\.pairs: .*lost.jsonl cannot be read"
+    ):
         list(read_pairs(str(tmp_path / "lost.jsonl")))
     for bad in ({"prompt": "a", "good": "b"}, {"prompt": "a", "good": "", "bad": "b"}, ["a"], "text"):
         path = write(tmp_path / "bad.jsonl", {"prompt": "", "good": "a", "bad": "b"}, bad)
-        with pytest.raises(PhfError, match=r"bad\.jsonl, line 2: no pair; each line must look like"):
+        with pytest.raises(PhfError, match=r"bad\.jsonl, line 2: not a pair; each line must look like"):
             list(read_pairs(path))
+
+
+def test_without_a_store_there_are_no_pairs(tmp_path, subject, caplog):
     caplog.set_level(logging.INFO, logger="phf")
-    assert measure_ranking(reader, {}, EvaluationConfig(), RankingConfig()) is None
+    assert measure_ranking(subject) is None
     assert "no ranking accuracy: the model names no token store" in caplog.text
-    lost = {"store": str(tmp_path / "lost"), "scorer": {"name": "pep8"}}
-    assert measure_ranking(reader, lost, EvaluationConfig(), RankingConfig()) is None
+    facts = model_facts(store=str(tmp_path / "lost"))
+    assert (
+        measure_ranking(loaded_model(subject.network, subject.tokenizer, subject.control, facts=facts))
+        is None
+    )
     assert "no ranking accuracy: no token store in" in caplog.text

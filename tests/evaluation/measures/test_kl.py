@@ -1,26 +1,47 @@
 import json
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from support.endpoints import JsonHandler, serve
 from transformers import PreTrainedTokenizerFast
 
 from phf.base.errors import ConfigError, PhfError
-from phf.config import EvaluationConfig, KLConfig
-from phf.evaluation.capability import kl
-from phf.evaluation.capability.references import reference_samples
-from phf.inference.likelihood import Reader, Row
+from phf.base.typed_json import to_json
+from phf.config import EvaluationConfig
+from phf.evaluation.measures import references
+from phf.evaluation.measures.base import Evaluated
+from phf.evaluation.measures.kl import KL, KLOptions
+from phf.evaluation.measures.references import reference_samples
+from phf.inference.language_model import Row
 from phf.model.control_tokens import ControlTokens
+from phf.model.model_folder import TagFacts
+from support.endpoints import JsonHandler, serve
+from support.tiny_models import TAGS, loaded_model, model_facts
 
 LETTERS = "abcdefgh"
 
 
-def measure_kl(reader, evaluation, config):
-    """As for a model with tags made here, and for one without made elsewhere."""
-    return kl.measure_kl(reader, evaluation, config, segmented=bool(reader.control.tags))
+def measure_kl(model, config, **evaluation):
+    return KL(config).measure(Evaluated(model, EvaluationConfig(**evaluation), Path()))
+
+
+@pytest.fixture
+def made_here(tokenizer, control):
+    """A model with tags that was made here."""
+
+    def made_here(network, segment=None):
+        return loaded_model(network, tokenizer, control, segment, facts=model_facts(tags=TAGS))
+
+    return made_here
+
+
+@pytest.fixture
+def made_elsewhere(tokenizer):
+    """A model without tags that was made elsewhere."""
+    return lambda network, **options: loaded_model(network, tokenizer, ControlTokens(256), **options)
 
 
 def letters(tokenizer, seed, end=-2.0):
@@ -45,7 +66,7 @@ def folder(tmp_path, plain_tokenizer):
 
 @pytest.fixture
 def config(tmp_path):
-    return KLConfig("", samples=100, max_tokens=12, cache=str(tmp_path / "cache"))
+    return KLOptions("", samples=100, max_tokens=12, cache=str(tmp_path / "cache"))
 
 
 def exact(reference, model, length):
@@ -56,57 +77,53 @@ def exact(reference, model, length):
     return sum(a_step * going_on**t for t in range(length))
 
 
-def test_kl_is_that_of_the_definition(scripted, tokenizer, control, config, folder):
+def test_kl_is_that_of_the_definition(scripted, tokenizer, made_here, made_elsewhere, config, folder):
     ours, theirs = letters(tokenizer, 0), letters(tokenizer, 1, end=-1.0)
     config = replace(config, reference=folder(scripted(theirs)), samples=400)
-    reader = Reader(scripted(ours), tokenizer, control)
-    measured = measure_kl(reader, EvaluationConfig(confidence=0.999), config)
+    measured = measure_kl(made_here(scripted(ours)), config, confidence=0.999)
     wanted = exact(theirs, ours, 12)
-    assert measured["kl"]["low"] < wanted < measured["kl"]["high"]
-    assert measured["kl"]["value"] == pytest.approx(wanted, rel=0.1)
-    assert measured["kl"]["value"] == pytest.approx(measured["reference_logp"] - measured["model_logp"])
-    assert (measured["samples"], measured["left_out"], measured["by"]) == (400, 0, "text")
-    same = measure_kl(replace(reader, control=ControlTokens(256)), EvaluationConfig(confidence=0.999), config)
-    assert same["by"] == "tokens"
-    assert same["kl"]["value"] == pytest.approx(measured["kl"]["value"], rel=1e-5)
+    assert measured.kl.low < wanted < measured.kl.high
+    assert measured.kl.value == pytest.approx(wanted, rel=0.1)
+    assert measured.kl.value == pytest.approx(measured.reference_logp - measured.model_logp)
+    assert (measured.samples, measured.left_out, measured.by) == (400, 0, "text")
+    same = measure_kl(made_elsewhere(scripted(ours)), config, confidence=0.999)
+    assert same.by == "tokens"
+    assert same.kl.value == pytest.approx(measured.kl.value, rel=1e-5)
 
 
-def test_a_model_is_not_far_from_itself(model, tokenizer, config, folder):
+def test_a_model_is_not_far_from_itself(model, tokenizer, made_elsewhere, config, folder):
     config = replace(config, reference=folder(model, tokenizer))
-    reader = Reader(model, tokenizer, ControlTokens(256))
-    measured = measure_kl(reader, EvaluationConfig(), config)
-    assert measured["kl"]["value"] == pytest.approx(0.0, abs=1e-5)
+    assert measure_kl(made_elsewhere(model), config).kl.value == pytest.approx(0.0, abs=1e-5)
 
 
-def test_the_probability_of_tags_does_not_count(scripted, tokenizer, control, config, folder):
+def test_the_probability_of_tags_does_not_count(scripted, tokenizer, made_here, config, folder):
     """A model that would rather write a tag than anything else is as near as one that never does."""
     theirs = letters(tokenizer, 1)
     config = replace(config, reference=folder(scripted(theirs)))
     eager = letters(tokenizer, 0)
     eager[[257, 258]] = 5.0
     found = [
-        measure_kl(Reader(scripted(logits), tokenizer, control), EvaluationConfig(), config)
-        for logits in (letters(tokenizer, 0), eager)
+        measure_kl(made_here(scripted(logits)), config).kl.value for logits in (letters(tokenizer, 0), eager)
     ]
-    assert found[0]["kl"]["value"] == pytest.approx(found[1]["kl"]["value"], rel=1e-5)
-    assert found[1]["kl"]["value"] < 20
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[1] < 20
 
 
-def test_the_good_tag_is_given_before_each_segment(model, scripted, tokenizer, control, config, folder):
+def test_the_good_tag_is_given_before_each_segment(model, scripted, tokenizer, made_here, config, folder):
     """It changes what a model says of the text, and the text is cut as its corpus was."""
     config = replace(config, reference=folder(scripted(letters(tokenizer, 1))), samples=20)
-    reader = Reader(model, tokenizer, control, segment=lambda text: [text[:3], text[3:]])
-    measured = measure_kl(reader, EvaluationConfig(), config)
+    tagged = made_here(model, segment=lambda text: [text[:3], text[3:]])
+    measured = measure_kl(tagged, config)
     rows = []
     for sample in reference_samples(config, 0):
         ids = sample.ids[:-1] if sample.finished else sample.ids
         end = [256] if sample.finished else []
         ids = [256, *([257, *ids[:3]] if ids else []), *([257, *ids[3:]] if ids[3:] else []), *end]
         rows.append(Row(ids, [place for place, token in enumerate(ids) if place and token != 257]))
-    assert measured["by"] == "text"
-    assert measured["model_logp"] == pytest.approx(reader.log_probabilities(rows).mean())
-    untagged = replace(reader, control=ControlTokens(256))
-    assert measure_kl(untagged, EvaluationConfig(), config)["model_logp"] != measured["model_logp"]
+    assert measured.by == "text"
+    assert measured.model_logp == pytest.approx(tagged.log_probabilities(rows).mean())
+    untagged = replace(tagged, control=ControlTokens(256))
+    assert measure_kl(untagged, config).model_logp != measured.model_logp
 
 
 def other_tokenizer():
@@ -120,33 +137,32 @@ def other_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
 
 
-def test_models_with_other_tokens_are_compared_by_text(scripted, tokenizer, control, config, folder):
+def test_models_with_other_tokens_are_compared_by_text(scripted, tokenizer, made_here, config, folder):
     """The tokens of both are bytes, so the text tells all: the result is that of equal tokens."""
     other = other_tokenizer()
     theirs = letters(other, 1)
     same = scripted(letters(tokenizer, 1))
     config = replace(config, reference=folder(scripted(theirs), other), samples=50)
-    reader = Reader(same, tokenizer, control, segment=lambda text: [text[:3], text[3:]])
-    measured = measure_kl(reader, EvaluationConfig(), config)
-    assert measured["by"] == "text"
-    assert measured["kl"]["value"] == pytest.approx(0.0, abs=1e-5)
-    assert measured["samples"] == 50
+    measured = measure_kl(made_here(same, segment=lambda text: [text[:3], text[3:]]), config)
+    assert measured.by == "text"
+    assert measured.kl.value == pytest.approx(0.0, abs=1e-5)
+    assert measured.samples == 50
 
 
-def test_what_is_no_text_is_left_out(model, scripted, tokenizer, control, config, folder):
+def test_what_is_no_text_is_left_out(model, scripted, made_here, config, folder):
     """A random model of bytes writes few texts that are UTF-8."""
     random_bytes = replace(config, reference=folder(model, other_tokenizer()), samples=60, max_tokens=2)
-    measured = measure_kl(Reader(model, tokenizer, control), EvaluationConfig(), random_bytes)
-    assert measured["left_out"] > 0
-    assert measured["samples"] + measured["left_out"] == 60
+    measured = measure_kl(made_here(model), random_bytes)
+    assert measured.left_out > 0
+    assert measured.samples + measured.left_out == 60
     half = torch.full((259,), -1000.0)
     half[other_tokenizer()("é")["input_ids"][0]] = 0.0
     broken = replace(random_bytes, reference=folder(scripted(half), other_tokenizer(), "broken"))
     with pytest.raises(PhfError, match=r"none of 60 samples of .* is whole text"):
-        measure_kl(Reader(model, tokenizer, control), EvaluationConfig(), broken)
+        measure_kl(made_here(model), broken)
 
 
-def test_samples_are_drawn_once_and_go_on_where_they_stopped(model, tokenizer, config, folder, monkeypatch):
+def test_samples_are_drawn_once_and_go_on_where_they_stopped(model, config, folder, monkeypatch):
     config = replace(config, reference=folder(model))
     first = reference_samples(replace(config, samples=70), 0)
     (file,) = Path(config.cache).glob("*.jsonl")
@@ -157,33 +173,31 @@ def test_samples_are_drawn_once_and_go_on_where_they_stopped(model, tokenizer, c
     assert file.read_bytes().startswith(content)
     file.write_bytes(content[:-20])  # killed while writing
     assert reference_samples(replace(config, samples=90), 0) == more
-    monkeypatch.setattr("phf.evaluation.capability.references._local", None)  # nothing is drawn
+    monkeypatch.setattr(references, "_local", None)  # nothing is drawn
     assert reference_samples(replace(config, samples=10), 0) == first[:10]
     monkeypatch.undo()
     assert reference_samples(replace(config, samples=10), 1) != first[:10]
     assert len(list(Path(config.cache).glob("*.jsonl"))) == 2
 
 
-def test_what_cannot_be_is_one_line(model, tokenizer, control, config, folder, tmp_path):
-    evaluation, reader = EvaluationConfig(), Reader(model, tokenizer, control)
-    with pytest.raises(ConfigError, match=r"evaluation\.kl\.reference: no/such cannot be loaded"):
-        measure_kl(reader, evaluation, replace(config, reference="no/such"))
+def test_what_cannot_be_is_one_line(model, tokenizer, made_here, made_elsewhere, config, folder):
+    def refuse(message, error=ConfigError, asked=None, **options):
+        with pytest.raises(error, match=message):
+            measure_kl(asked or made_here(model), replace(config, **options))
+
+    refuse(r"evaluation\.measures\.kl\.reference: no/such cannot be loaded", reference="no/such")
     reference = folder(model)
-    with pytest.raises(ConfigError, match=r"max_tokens: 64 do not fit .*, 64 tokens; set it to 63 or less"):
-        measure_kl(reader, evaluation, replace(config, reference=reference, max_tokens=64))
-    short = Reader(model, tokenizer, ControlTokens(256), context_length=10)
-    with pytest.raises(ConfigError, match="is 14 of the model's, and its context has room for 10"):
-        measure_kl(short, evaluation, replace(config, reference=reference))
+    too_long = r"max_tokens: 64 do not fit .*, 64 tokens; set it to 63 or less"
+    refuse(too_long, reference=reference, max_tokens=64)
+    short = made_elsewhere(model, context_length=10)
+    refuse("takes 14 of the model's, and its context has room for 10", asked=short, reference=reference)
     folder(model, tokenizer)
-    with pytest.raises(ConfigError, match="has tags; a reference must have none"):
-        measure_kl(reader, evaluation, replace(config, reference=reference))
+    refuse("has tags; a reference must have none", reference=reference)
     folder(model)
-    facts = {"eos_token": "<|endoftext|>", "tags": {"names": ["a", "b"], "ids": [[1], [2]], "text": True}}
-    (Path(reference) / "phf.json").write_text(json.dumps(facts))
-    with pytest.raises(ConfigError, match="has tags; a reference must have none"):
-        measure_kl(reader, evaluation, replace(config, reference=reference))
-    with pytest.raises(PhfError, match="cannot be written"):
-        measure_kl(reader, evaluation, replace(config, reference=reference, cache="/proc/none"))
+    facts = model_facts(tags=TagFacts(["a", "b"], [[1], [2]], text=True))
+    (Path(reference) / "phf.json").write_text(json.dumps(to_json(facts)))
+    refuse("has tags; a reference must have none", reference=reference)
+    refuse("cannot be written", PhfError, reference=reference, cache="/proc/none")
 
 
 @pytest.fixture
@@ -223,31 +237,32 @@ def endpoint(tokenizer):
 
 
 @pytest.mark.parametrize("lists_the_end", [True, False])
-def test_a_reference_behind_an_endpoint(endpoint, scripted, tokenizer, control, config, lists_the_end):
+def test_a_reference_behind_an_endpoint(endpoint, scripted, tokenizer, made_here, config, lists_the_end):
     """Its log-probabilities are taken from its answers: those of the same model here are the same."""
     pytest.importorskip("openai")
     model = scripted(letters(tokenizer, 1, end=0.0))
     url = endpoint(model, lists_the_end=lists_the_end)
     config = replace(config, reference="any", base_url=url, samples=40)
-    measured = measure_kl(Reader(model, tokenizer, control), EvaluationConfig(), config)
-    assert (measured["by"], measured["samples"]) == ("text", 40)
+    measured = measure_kl(made_here(model), config)
+    assert (measured.by, measured.samples) == ("text", 40)
     samples = reference_samples(config, 0)
     assert {sample.finished for sample in samples} == {True, False}
     assert any(not sample.text for sample in samples)
     # An end has a probability in the model too, and counts in neither.
-    assert measured["kl"]["value"] == pytest.approx(0.0, abs=1e-5)
-    far = measure_kl(Reader(scripted(letters(tokenizer, 0)), tokenizer, control), EvaluationConfig(), config)
-    assert far["kl"]["value"] > 1
-    assert far["reference_logp"] == measured["reference_logp"]
+    assert measured.kl.value == pytest.approx(0.0, abs=1e-5)
+    far = measure_kl(made_here(scripted(letters(tokenizer, 0))), config)
+    assert far.kl.value > 1
+    assert far.reference_logp == measured.reference_logp
 
 
-def test_an_endpoint_that_cannot_is_told(endpoint, model, tokenizer, control, config, monkeypatch):
+def test_an_endpoint_that_cannot_is_told(endpoint, model, made_here, config, monkeypatch):
     pytest.importorskip("openai")
-    reader = Reader(model, tokenizer, control)
     mute = replace(config, reference="any", base_url=endpoint(model, with_logprobs=False))
     with pytest.raises(PhfError, match="gives no log-probabilities with its completions"):
-        measure_kl(reader, EvaluationConfig(), mute)
-    monkeypatch.setattr("phf.evaluation.capability.references.RETRIES", 0)
+        measure_kl(made_here(model), mute)
+    monkeypatch.setattr(references, "Endpoint", partial(references.Endpoint, retries=0))
     gone = replace(config, reference="any", base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(PhfError, match=r"evaluation\.kl\.base_url: http://127.0.0.1:9/v1 does not answer"):
-        measure_kl(reader, EvaluationConfig(), gone)
+    with pytest.raises(
+        PhfError, match=r"evaluation\.measures\.kl\.base_url: http://127.0.0.1:9/v1/ does not answer"
+    ):
+        measure_kl(made_here(model), gone)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from phf.base.errors import PhfError
-from phf.evaluation.capability import sandbox, sandbox_child
-from phf.evaluation.capability.sandbox import Limits, check_sandbox, run_python
+from phf.evaluation.measures import sandbox, sandbox_child
+from phf.evaluation.measures.sandbox import Limits, check_sandbox, run_python
 
 LIMITS = Limits(seconds=1, memory_mb=256)
 
@@ -147,7 +147,7 @@ def changed(tmp_path, monkeypatch):
 def test_where_there_is_no_sandbox_nothing_runs(changed):
     """On another platform the program does not even begin."""
     changed('sys.platform != "linux"', 'sys.platform != "plan9"')
-    with pytest.raises(PhfError, match=r"needs a sandbox: no filter .*; it takes seccomp of Linux"):
+    with pytest.raises(PhfError, match=r"needs a sandbox: no filter .*; use Linux with seccomp"):
         run_python("import os; os.write(1, b'ran')", LIMITS)
 
 
