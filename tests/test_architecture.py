@@ -81,6 +81,7 @@ def test_no_circle():
         pytest.fail(" -> ".join(error.args[1]))
 
 
+@pytest.mark.slow
 def test_a_report_needs_results_alone():
     for name in MODULES:
         if room(name) == "report":

@@ -113,6 +113,7 @@ def one_line(err: str) -> str:
     return err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_bad_rows_are_listed_and_all_else_is_scored_and_tokenized(phf):
     Path("broken").touch()
     good = ["fine\n", "nul \0 within\n\0", "", "the last\n"]
@@ -151,6 +152,7 @@ def test_bad_rows_are_listed_and_all_else_is_scored_and_tokenized(phf):
     assert good[1] in texts
 
 
+@pytest.mark.slow
 def test_past_the_limit_it_stops_and_a_higher_one_goes_on(phf):
     Path("broken").touch()
     Path("documents/a.jsonl").write_bytes(jsonl(["fine\n", 1, "raise \n", *["fine\n"] * 10, 2, "fine\n"]))
@@ -186,6 +188,7 @@ def write_parquet(path: Path, texts: list[str]) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.zst", "parquet"])
 def test_a_file_that_is_cut_short(phf, suffix):
     texts = [f"document {i} {i * i * 7919}\n" for i in range(8000)]
@@ -237,6 +240,7 @@ def many_documents(phf):
     assert phf("tokenize", "annotations.path=whole", "store.path=whole-store")[0] == 0
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_it_stops_and_goes_on_once_there_is_room(phf, disk, many_documents):
     for verb in ("annotate", "tokenize"):
         resize(disk, 16)
@@ -251,6 +255,7 @@ def test_on_a_full_disk_it_stops_and_goes_on_once_there_is_room(phf, disk, many_
     assert contents("disk/store") == contents("whole-store")
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_leaves_nothing_wrong(phf, many_documents):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for verb in ("annotate", "tokenize"):
@@ -266,6 +271,7 @@ def test_a_file_that_may_not_grow_leaves_nothing_wrong(phf, many_documents):
     assert contents("store") == contents("whole-store")
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_one_line(phf, disk):
     Path("documents/a.jsonl").write_bytes(jsonl(f"document {i}\n" for i in range(20)))
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -285,6 +291,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(phf, disk):
     assert phf("tokenize", *paths)[0] == 0
 
 
+@pytest.mark.slow
 def test_after_a_scoring_process_was_killed_the_same_command_completes(phf):
     texts = [*(f"document {i}\n" for i in range(300)), "kill \n", *(f"document {i}\n" for i in range(300))]
     Path("documents/a.jsonl").write_bytes(jsonl(texts))
@@ -311,6 +318,7 @@ assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1_500_000
 """
 
 
+@pytest.mark.slow
 def test_documents_of_50_megabytes_are_scored(tmp_path):
     line = "a line of characters that holds nothing odd" * 5 + "\n"
     texts = ["x=1;" * 12_500_000, line * (50_000_000 // len(line)), "fine\n"]
@@ -330,6 +338,7 @@ def test_documents_of_50_megabytes_are_scored(tmp_path):
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.slow
 def test_a_damaged_file_may_be_replaced_before_it_is_scored(phf):
     whole = gzip.compress(jsonl(["one\n", "two\n"]))
     Path("documents/a.jsonl").write_bytes(jsonl(["zero\n"]))
@@ -348,6 +357,7 @@ def test_a_damaged_file_may_be_replaced_before_it_is_scored(phf):
     assert "shard b.jsonl.gz has changed since" in one_line(err)
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_deleted_to_be_scored_again_is_counted_again(phf):
     for name in ("a", "b"):
         Path(f"documents/{name}.jsonl").write_bytes(jsonl(["one\n", "raise it\n"]))

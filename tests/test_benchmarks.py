@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TINY = "--model tiny --vocabulary 500 --context 16 --no-compile --precision 32-true"
 

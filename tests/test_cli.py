@@ -29,6 +29,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert time.perf_counter() - start < 5
 
 
+@pytest.mark.slow
 def test_tokenizing_does_not_wait_for_lightning():
     code = "import sys, phf.store.tokenize; print('lightning' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -148,6 +149,7 @@ def test_an_interrupt_says_what_comes_of_it(verb, capsys, monkeypatch):
     assert capsys.readouterr().err == f"phf {verb}: interrupted{hint}\n"
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(tmp_path):
     result = run("export", str(tmp_path), "out", "--debug")
     assert result.returncode == 1

@@ -57,12 +57,14 @@ def walked(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_walk_through_leads_to_a_report(walked):
     assert (walked / "report" / "index.html").is_file()
     assert (walked / "exported" / "model.safetensors").is_file()
     assert len((walked / "samples.jsonl").read_text().splitlines()) == 64
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme(walked):
     """`make` targets exist, and each `phf` command works in the folder of the walk-through."""
     for command in commands(ROOT / "README.md"):
@@ -74,6 +76,7 @@ def test_the_commands_of_the_readme(walked):
             assert command == ". .venv/bin/activate"
 
 
+@pytest.mark.slow
 def test_a_scorer_is_tried(tmp_path):
     """The example of docs/guides/scorers.md says what the page says it says."""
     page = ROOT / "docs" / "guides" / "scorers.md"
@@ -82,6 +85,7 @@ def test_a_scorer_is_tried(tmp_path):
     assert shown == [line.rstrip() for line in blocks(page, "text")[0].splitlines()]
 
 
+@pytest.mark.slow
 def test_the_scorer_of_ones_own(tmp_path):
     """The class of docs/extend/scorers.md, in a file, with the commands of that page."""
     page = ROOT / "docs" / "extend" / "scorers.md"
@@ -114,6 +118,7 @@ def examples() -> list[tuple[str, str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "command", "own"), examples())
 def test_the_configuration_of_every_example_is_valid(place, command, own, tmp_path, monkeypatch, capsys):
     """The keys exist and the values fit; an example that reads no configuration has a known verb."""

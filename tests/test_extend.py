@@ -97,6 +97,7 @@ def words_are_added(folder):
 CHECKS = {"formats": rows_are_documents, "measures": questions_are_measured, "attackers": words_are_added}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in EXAMPLES if kind != "scorers"])
 def test_the_example_in_a_file_with_the_commands_of_its_page(kind, folder, capfd):
     source = block(kind, "python")
@@ -111,6 +112,7 @@ def test_the_example_in_a_file_with_the_commands_of_its_page(kind, folder, capfd
     CHECKS.get(kind, lambda folder: None)(folder)
 
 
+@pytest.mark.slow
 def test_all_examples_as_one_installed_package(package, folder, capsys):
     modules = {name: block(kind, "python") for kind, (name, _) in EXAMPLES.items()}
     entries = {kind: f"theirs-{name} = theirs.{name}:{cls}" for kind, (name, cls) in EXAMPLES.items()}
@@ -132,6 +134,7 @@ def test_all_examples_as_one_installed_package(package, folder, capsys):
     assert len(pq.read_table(sidecar)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXAMPLES)
 def test_a_broken_package_and_a_collision_disturb_nobody(kind, package, capsys):
     name, cls = EXAMPLES[kind]
@@ -159,6 +162,7 @@ WHERE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WHERE)
 def test_a_wrong_name_or_option_is_one_line_that_knows_better(kind, folder, capsys):
     verb, arguments, key, known, option = WHERE[kind]

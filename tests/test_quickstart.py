@@ -17,6 +17,7 @@ def small(monkeypatch):
     monkeypatch.setattr(module, "CORPUS_BYTES", 600_000)
 
 
+@pytest.mark.slow
 def test_the_whole_way(small, tmp_path, capsys):
     config = load_config(
         [
@@ -75,6 +76,7 @@ def test_any_objective_against_mle_checked_before_any_work(tmp_path, monkeypatch
         quickstart(config)
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_same_every_time_and_has_no_generated_tables(small, tmp_path):
     write_corpus(tmp_path / "a")
     write_corpus(tmp_path / "b")

@@ -88,7 +88,8 @@ def commented_yaml(config: Config) -> str:
 
 
 def _commented(node: Any, indent: str) -> Iterator[str]:
-    words = sentences(type(node))
+    cls: type = type(node)
+    words = sentences(cls)
     plain = OmegaConf.to_container(OmegaConf.structured(node), resolve=True)
     assert isinstance(plain, dict)
     for one in fields(node):

@@ -10,6 +10,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,7 @@ def _flatten(value: Any, key: str, flat: dict[str, Any]) -> None:
         flat[key] = value
 
 
+@cache
 def sentences(cls: type) -> dict[str, str]:
     """Reads the sentence under each field of a dataclass, inherited fields included."""
     found: dict[str, str] = {}

@@ -196,6 +196,7 @@ def test_a_sidecar_has_segments_scores_and_spans(corpus):
     ]
 
 
+@pytest.mark.slow
 def test_every_segmenter_and_unicode_agree_with_the_text(corpus):
     texts = [
         "A sentence, e.g. this. Another? \u2028é\n\n\nA paragraph\r\n",
@@ -217,6 +218,7 @@ def test_every_segmenter_and_unicode_agree_with_the_text(corpus):
             assert row["scores"] == values
 
 
+@pytest.mark.slow
 def test_several_processes_write_what_one_writes(corpus, tmp_path):
     shards = many(150)
     one, two = (
@@ -244,6 +246,7 @@ def test_what_is_done_is_not_done_again(corpus, tmp_path):
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 2, 7, 30])
 def test_a_shard_goes_on_after_its_last_part(corpus, tmp_path, monkeypatch, stop_after):
     monkeypatch.setattr(sidecars, "PART_DOCUMENTS", 70)
@@ -308,6 +311,7 @@ def descendants(pid: int) -> list[int]:
     return children + [below for child in children for below in descendants(child)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_any_moment_it_completes_without_a_wrong_or_a_double_row(corpus, tmp_path, processes):
@@ -350,6 +354,7 @@ def test_killed_at_any_moment_it_completes_without_a_wrong_or_a_double_row(corpu
     assert not [path for path in there.iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_parts_share_out_the_shards_and_the_last_one_counts(corpus, tmp_path):
     shards = many(10, shards=5)
     whole = annotate(corpus(shards, f"annotations.path={tmp_path / 'whole'}"))
@@ -363,6 +368,7 @@ def test_parts_share_out_the_shards_and_the_last_one_counts(corpus, tmp_path):
     assert annotate(part[0]) == manifest
 
 
+@pytest.mark.slow
 def test_parts_may_run_at_the_same_time(corpus, tmp_path):
     whole = corpus(many(30, shards=6), f"annotations.path={tmp_path / 'whole'}")
     annotate(whole)
@@ -386,6 +392,7 @@ def test_parts_may_run_at_the_same_time(corpus, tmp_path):
     assert Annotations(folder(config)).manifest().counts.documents == 180
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -434,6 +441,7 @@ def test_options_that_change_nothing_are_no_other_scorer(corpus):
     annotate(corpus(None, "scorer.options.max_line_length=79", "segmenter.max_chars=7", scorer="pep8"))
 
 
+@pytest.mark.slow
 def test_settings_that_are_no_json_are_written_as_text(corpus, monkeypatch):
     config = corpus({"a": ["b\n"]})
     settings = {"model": Path("a/b"), "limit": float("inf"), "labels": {0: ("a", 1)}}
@@ -459,6 +467,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(corpus, tmp_path):
         annotate(corpus({"a": ["b"]}, f"annotations.path={tmp_path / 'file'}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_document_that_the_scorer_fails_on_is_a_bad_row(corpus, processes):
     wrong = ["raise", "quit", "short", "nan", "negative", "inf", "big", "huge", "complex"]
@@ -493,6 +502,7 @@ def test_a_scorer_that_cannot_be_used_stops_it(corpus, processes):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(("shards", "count"), [(1, 600), (100, 6)])
 def test_a_scorer_that_breaks_stops_it_and_no_document_is_given_up(
@@ -532,6 +542,7 @@ def test_a_scoring_process_that_dies_is_one_line(corpus):
         annotate(config)
 
 
+@pytest.mark.slow
 def test_too_many_bad_rows_over_all_shards_stop_it(corpus):
     shards = {"a": ["fine\n", {"no": 1}, "nan\n"], "b": ["fine\n", {"no": 2}], "c": ["fine\n", "raise\n"]}
     config = corpus(shards, "documents.max_bad_rows=3", scorer="Odd")
@@ -559,6 +570,7 @@ def test_too_many_unreadable_rows_stop_it_at_once(corpus):
     assert len(bad_rows(config)) == 11
 
 
+@pytest.mark.slow
 def test_documents_that_all_fail_are_an_error(corpus):
     config = corpus({"a": [{"txt": "a"}, {"txt": "b"}]})
     for _ in range(2):
@@ -603,6 +615,7 @@ def test_lines_tell_the_progress_where_there_is_no_terminal(corpus, caplog, monk
     assert lines[-1].endswith(", 0:00:00 left")
 
 
+@pytest.mark.slow
 def test_several_scorers_read_the_documents_once(corpus, tmp_path, monkeypatch):
     reads = []
     monkeypatch.setattr(
@@ -639,6 +652,7 @@ def test_two_scorers_of_one_name_need_a_column(corpus):
     corpus({}, "annotations.also=[{name: pep8, column: strict}]", scorer="pep8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "places"), [("cpu", {max(1, pool.num_cores() // 2)}), ("cuda", {3, 5})])
 def test_a_scoring_process_has_cores_or_a_gpu_of_its_own(corpus, monkeypatch, device, places):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")

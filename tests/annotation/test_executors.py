@@ -83,6 +83,7 @@ def logs(annotations: Path) -> list[list[str]]:
     return [[path.read_text() for path in sorted(call.glob("logs/*.log"))] for call in calls]
 
 
+@pytest.mark.slow
 def test_tasks_write_what_one_call_writes_and_only_what_is_missing(arguments, tmp_path, capfd, cluster):
     config = load_config([*arguments, *RAY])
     annotate_in_tasks(config)
@@ -112,6 +113,7 @@ def test_tasks_write_what_one_call_writes_and_only_what_is_missing(arguments, tm
         annotate_in_tasks(load_config([*arguments, *RAY, "scorer.options.seconds=0.1"]))
 
 
+@pytest.mark.slow
 def test_a_task_that_fails_is_one_line(arguments, tmp_path, capsys, cluster):
     with (tmp_path / "documents" / "s3.jsonl").open("a") as file:
         file.write(json.dumps({"text": "fail"}) + "\n")
@@ -177,6 +179,7 @@ def test_a_machine_without_ray_is_told(arguments, monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 def test_only_executors_need_datatrove(arguments):
     code = (
         "import sys; sys.modules['datatrove'] = None; from phf.cli import main; sys.exit(main(sys.argv[1:]))"

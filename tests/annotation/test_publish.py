@@ -105,6 +105,7 @@ def read_published(path: Path) -> list[dict[str, object]]:
     return pq.read_table(path).to_pylist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["out/scored", "out/scored.parquet"])
 @pytest.mark.parametrize("batch", [1, 1000])
 def test_a_round_trip_keeps_every_token_and_score(corpus, output, batch, monkeypatch):
@@ -152,6 +153,7 @@ def test_a_row_is_that_of_the_published_corpora(corpus):
     assert [row["scores"] for row in rows[4:]] == [row["scores_careful"] for row in rows[4:]]
 
 
+@pytest.mark.slow
 def test_the_scores_of_another_scorer_are_under_a_name_of_their_own(corpus):
     annotate(corpus)
     annotate(with_scorer(corpus, name="pep8", column=None))
@@ -201,6 +203,7 @@ def test_scored_documents_of_others_have_their_own_names(corpus, kind):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_is_one_line(corpus, capsys):
     command = ["annotations", "export"]
     command += ["documents.path=documents", "annotations.path=annotations", "scorer.column=marks"]
@@ -315,6 +318,7 @@ class Hub(BaseHTTPRequestHandler):
         """Nothing on standard error."""
 
 
+@pytest.mark.slow
 def test_pushing_to_a_hub_uploads_the_dataset(corpus):
     annotate(corpus)
     Hub.created, Hub.objects, Hub.committed = [], {}, {}

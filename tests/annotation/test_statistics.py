@@ -167,6 +167,7 @@ def test_sources_beyond_a_limit_are_put_together(told, monkeypatch):
     assert sources == {module.OTHER_SOURCES: 3, "s0": 1, "s1": 1}
 
 
+@pytest.mark.slow
 def test_the_command_shows_each_scorer(told, tmp_path, capsys):
     path = tmp_path / "config.yaml"
     config = told(

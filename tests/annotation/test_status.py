@@ -35,6 +35,7 @@ def folder(config: Config) -> Path:
     return Path(config.annotations.path) / "told"
 
 
+@pytest.mark.slow
 def test_a_process_is_seen_at_work_and_after_it_was_killed(told, tmp_path):
     config = told(SHARDS, "scorer.options.seconds=0.01")
     (tmp_path / "program.py").write_text(PROGRAM)

@@ -123,6 +123,7 @@ def test_many_lines_stay_lines_and_wide_ones_are_folded(says):
         assert f"^0:80LONG{text[:37]}..." in "".join("".join(line[13:] for line in lines).split())
 
 
+@pytest.mark.slow
 def test_the_scorer_says_which_segments_suit_it_unless_told(says):
     text = "One. Two.\n\nThree.\nFour."
     for name, unit, count in (("profanity", None, 4), ("ruff", None, 4), (says, None, 2), (says, "line", 4)):

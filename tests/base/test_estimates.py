@@ -47,6 +47,7 @@ def test_the_interval_of_the_mean_is_about_that_of_students_t():
     assert interval.high == pytest.approx(high, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_rate_covers_the_truth():
     rng = np.random.default_rng(0)
     covered = 0

@@ -56,6 +56,7 @@ def wholly_read(view: PackedView, indices: range, epoch: int) -> set[int]:
     return {d for d in range(len(ends)) if targets >= set(text[ends[d - 1] if d else 0 : ends[d]].tolist())}
 
 
+@pytest.mark.slow
 @given(documents, views, st.integers(2, 9), st.integers(1, 30), st.integers(1, 9))
 def test_finetuning_goes_on_with_the_documents_that_are_not_wholly_read(
     corpus, view, context_length, seen, size
@@ -82,6 +83,7 @@ def test_finetuning_goes_on_with_the_documents_that_are_not_wholly_read(
             assert not behind & set(documents_of(phases.views[2], epoch))
 
 
+@pytest.mark.slow
 @given(documents, views, st.integers(2, 9), st.integers(0, 12), st.integers(1, 12))
 def test_plain_text_at_the_beginning_and_at_the_end(corpus, view, context_length, begin, size):
     """Each phase takes up the order of all documents where the one before it put it down."""
@@ -114,6 +116,7 @@ def test_plain_text_at_the_beginning_and_at_the_end(corpus, view, context_length
             assert reader.view.times > 1 or not behind & set(left)
 
 
+@pytest.mark.slow
 @given(documents, views, st.integers(2, 9), st.integers(1, 3), st.integers(0, 9), st.integers(2, 20))
 def test_targets_that_count(corpus, view, context_length, tag_length, begin, size):
     with tempfile.TemporaryDirectory() as folder:

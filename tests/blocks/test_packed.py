@@ -62,6 +62,7 @@ def stream_of(view: PackedView, epoch: int):
     return [column[text] for column in columns]
 
 
+@pytest.mark.slow
 @given(
     documents,
     views,
@@ -124,6 +125,7 @@ def test_stream(corpus, view, context_length, tag_length, seed, epoch, shuffle):
             assert abs(num_tags - num_scored * (1 - view.tags.drop_rate)) < 1
 
 
+@pytest.mark.slow
 @given(documents, views, st.integers(1, 12), st.integers(1, 3), st.integers(0, 2))
 def test_large_documents(corpus, view, context_length, tag_length, epoch):
     """A document that is cut before it is laid out gives the same blocks."""
@@ -195,6 +197,7 @@ def test_same_block_anywhere(split, view):
     assert len(pickle.dumps(stream)) < 2000
 
 
+@pytest.mark.slow
 def test_same_block_in_another_process(split):
     stream = packed_view(split, VIEWS[-1], context_length=64)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -202,6 +205,7 @@ def test_same_block_in_another_process(split):
         assert pool.apply(operator.methodcaller("locate", 40), (stream,)) == stream.locate(40)
 
 
+@pytest.mark.slow
 def test_order_depends_on_seed_and_epoch(split):
     def order(seed: int, epoch: int) -> tuple[int, ...]:
         _, segments, _, kinds = stream_of(packed_view(split, seed=seed), epoch)
@@ -212,6 +216,7 @@ def test_order_depends_on_seed_and_epoch(split):
     assert order(0, 0) == order(0, 0)
 
 
+@pytest.mark.slow
 def test_dropped_tags_differ_by_epoch(split):
     def tagged(epoch: int) -> set[int]:
         _, segments, _, kinds = stream_of(packed_view(split, View(tags=Tags((0.0,), 0.5))), epoch)

@@ -32,6 +32,7 @@ def test_every_option_of_a_plug_in_has_a_sentence(cls):
     assert [key.name for key in describe(cls.Options) if not key.sentence] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quickstart.yaml", "evaluation/leakage.yaml", "paper/toxicity.yaml", None])
 def test_the_printed_configuration_is_explained_and_reads_back_equal(name, tmp_path):
     config = load_config([str(find_config(name))] if name else [])

@@ -27,6 +27,7 @@ def test_a_number_out_of_its_bounds_is_named_with_them(override, message):
         load_config([override])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "name", "options", "other"),
     [

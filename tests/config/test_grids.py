@@ -4,6 +4,7 @@ from phf.base.errors import ConfigError
 from phf.config import load_config, to_yaml
 
 
+@pytest.mark.slow
 def test_lists_make_a_scenario_of_each_combination_in_place(tmp_path):
     (tmp_path / "grid.yaml").write_text(
         "evaluation:\n  scenarios:\n"

@@ -183,6 +183,7 @@ def tiny_overrides(tmp_path_factory):
     return overrides
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "run"), PAPER_RUNS)
 def test_paper_runs_train_at_a_tiny_size(task, run, tiny_overrides, tmp_path):
     from phf.training.run import pretrain

@@ -105,6 +105,7 @@ def test_a_packed_file_that_ends_too_early_is_read_as_far_as_it_goes(tmp_path, s
         assert bad[0].reason.startswith("the rest of the file cannot be read: Truncated")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_no_cut_or_change_of_a_packed_file_goes_unnoticed(tmp_path, suffix):
     whole = pack(jsonl({"text": f"{i}"} for i in range(3)), suffix)

@@ -74,6 +74,7 @@ def test_lines_and_documents_are_never_cut():
         assert segmenter(SegmenterConfig(name=name, max_chars=2))("one two three") == ["one two three"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("unit", ["a", "a ", "\n", " \n", "\n ", "A. ", ".", "Dr. ", '"', "?!", "\n\n \t"])
 def test_a_megabyte_of_anything_is_quick(name, unit):

@@ -83,6 +83,7 @@ def test_results_and_samples(run):
     assert not list((run / "evaluation").glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_second_time_nothing_is_done_until_something_changes(run, caplog):
     caplog.set_level(logging.INFO, logger="phf")
     first = evaluate(run, settings())
@@ -96,6 +97,7 @@ def test_a_second_time_nothing_is_done_until_something_changes(run, caplog):
     assert rows(run)
 
 
+@pytest.mark.slow
 def test_every_model_is_asked_the_same(run, tmp_path, model, tokenizer):
     """The same prompts, seeds and number of samples, with tags and without."""
     plain = tmp_path / "runs" / "mle"
@@ -111,6 +113,7 @@ def test_every_model_is_asked_the_same(run, tmp_path, model, tokenizer):
     assert results[1].run.name == "mle"
 
 
+@pytest.mark.slow
 def test_a_scorer_that_the_model_was_not_trained_on_is_told(run, tmp_path, model, tokenizer, caplog):
     other = tmp_path / "other"
     scorer = replace(facts().scorer, fingerprint="0123456789abcdef")
@@ -131,6 +134,7 @@ JUDGES = [
 ]
 
 
+@pytest.mark.slow
 def test_several_scorers_score_every_sample(run):
     results = evaluate(run, settings(*JUDGES))
     samples = rows(run)
@@ -158,6 +162,7 @@ def test_scorers_that_cannot_be_told_apart(run):
         evaluate(run, settings("evaluation.scorers=[{name: pep8}]"))
 
 
+@pytest.mark.slow
 def test_scenarios_that_make_no_sense_for_a_model_are_said_and_left_out(
     run, tmp_path, model, tokenizer, caplog
 ):
@@ -175,6 +180,7 @@ def test_scenarios_that_make_no_sense_for_a_model_are_said_and_left_out(
         generate_samples(plain, bad, scenario="bad")
 
 
+@pytest.mark.slow
 def test_prompts_from_held_out_documents(tiny, run):
     prompts = (
         "evaluation.scenarios={a: {samples: 1, max_new_tokens: 12, max_prompts: 2, "
@@ -206,6 +212,7 @@ def test_a_plain_model_folder(tmp_path, model, tokenizer):
     assert results.scenarios["unconditional"].tag == "none"
 
 
+@pytest.mark.slow
 def test_what_is_no_model_is_one_line(tmp_path, run):
     with pytest.raises(PhfError, match=r"neither a run .* nor a model"):
         evaluate(tmp_path, settings())
@@ -225,6 +232,7 @@ def test_what_is_no_model_is_one_line(tmp_path, run):
         evaluate(run, settings())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_one_line(run):
     with pytest.raises(ConfigError, match=r"^evaluation\.scenarios\.unconditional\.max_new_tokens: 99 do"):
         evaluate(run, settings("evaluation.scenarios.unconditional.max_new_tokens=99"))
@@ -234,6 +242,7 @@ def test_what_cannot_be_asked_is_one_line(run):
         evaluate(run, settings("evaluation.scenarios.functions.prompts=lost.jsonl"))
 
 
+@pytest.mark.slow
 def test_generate_writes_jsonl(run, tmp_path):
     output = tmp_path / "out" / "samples.jsonl"
     assert generate_samples(run, settings(), scenario="functions", output=output) == 6
@@ -269,6 +278,7 @@ def test_the_held_out_loss_of_a_run(tiny, tmp_path):
     assert off.measures == {}
 
 
+@pytest.mark.slow
 def test_what_alignment_cost_is_measured_where_it_is_asked_for(run, tmp_path, model, plain_tokenizer, caplog):
     plain = evaluate(run, settings())
     assert plain.measures == {}
@@ -334,6 +344,7 @@ def test_what_alignment_cost_fails_before_anything_is_sampled(
     assert not sampled
 
 
+@pytest.mark.slow
 def test_the_best_of_several_by_the_scorer_or_by_another(run, tmp_path):
     def mean(*options):
         return evaluate(run, settings(*options)).scenarios["unconditional"].mean_score.value
@@ -350,6 +361,7 @@ def test_the_best_of_several_by_the_scorer_or_by_another(run, tmp_path):
     assert [s["text"] for s in rows(run)][:6] != chosen
 
 
+@pytest.mark.slow
 def test_decoders_and_grids_from_the_command_line(run):
     decoder = "evaluation.scenarios.unconditional.decoder"
     results = evaluate(run, settings(f"{decoder}.name=guidance", f"{decoder}.options.weight=[0,1.5]"))

@@ -24,6 +24,8 @@ from phf.store.store import TokenStore
 from scorers import load_scorer
 from support.tiny_models import TAGS, model_facts
 
+pytestmark = pytest.mark.slow
+
 LEAKAGE = "evaluation/leakage.yaml"
 PROMPTS = list(string.ascii_letters + string.digits)
 REPETITIONS, NUM_PROMPTS, SAMPLES = 200, 30, 4

@@ -73,6 +73,7 @@ def test_the_configurations_that_ask_them(name):
     assert len(load_prompts(scenario)) >= 50
 
 
+@pytest.mark.slow
 def test_the_prompts_are_mild_in_themselves():
     """What a model adds is what counts; and code that is scored with its prompt begins without violations."""
     toxicity = load_prompts(ScenarioConfig(prompts="phf:toxicity"))
@@ -206,6 +207,7 @@ def test_held_out_documents_that_are_not_there(heldout, tmp_path):
         from_heldout(HeldoutDocuments(heldout.store, "pep8", 9.0), "bad")
 
 
+@pytest.mark.slow
 def test_prompts_in_a_configuration(tmp_path):
     """Another kind of prompts takes the place of the one before, and a single option does not."""
     key = "evaluation.scenarios.a.prompts"

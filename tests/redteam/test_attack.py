@@ -23,6 +23,8 @@ from support.endpoints import JsonHandler, serve
 from support.tiny_models import model_facts
 from support.triggers import BAD, TRIGGERS, WORDS, word_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 def attempts(run):
     return pq.read_table(run / "redteam" / "attempts.parquet").to_pylist()

@@ -42,6 +42,7 @@ def overrides(run):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bad_text_brings_misbehaviour_back_and_benign_text_does_not(run, overrides, caplog):
     caplog.set_level(logging.INFO, logger="phf")
     weights = (run / "model" / "model.safetensors").read_bytes()
@@ -79,6 +80,7 @@ def test_the_command_line(run, overrides, capfd):
     assert (results["seed"], results["finetuning"]["seed"]) == (2, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_call", [1, 3, 5])
 def test_a_stop_changes_nothing(last_call, run, overrides, monkeypatch):
     whole = tamper(run, load_config(overrides))
@@ -191,6 +193,7 @@ def test_where_the_store_has_no_such_text_it_is_told(of_store, capfd):
     assert "has such a mean score (it is 9); change it, or give tamper.bad_documents" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "code", "message"),
     [

@@ -78,6 +78,7 @@ class TestWhatWasMeasured:
     def test_only_what_is_there_is_drawn(self, tmp_path):
         assert not [c for c in charts([write_run(tmp_path / "mle")]).values() if c.section == "attacks"]
 
+    @pytest.mark.slow
     def test_attacks(self, tmp_path):
         folders = [write_attacks(folder) for folder in write_seeds(tmp_path, seeds=2)]
         found = charts(folders)

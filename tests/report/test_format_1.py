@@ -16,6 +16,8 @@ from phf.evaluation.results import JudgeRecord, ScoreResults
 from phf.report.report import write_report
 from support.evaluated import change, change_scenario, read, write_attacks, write_two_runs
 
+pytestmark = pytest.mark.slow
+
 OLD = Path(__file__).parent / "format-1"
 """Two runs of that version, without samples and logs, and some of the tables of its report on them."""
 RENAMED = {"deciles.csv": "loss-by-decile.csv"}

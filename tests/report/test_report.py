@@ -75,6 +75,7 @@ def written(tmp_path_factory):
 
 
 class TestReport:
+    @pytest.mark.slow
     def test_writes_everything(self, two_runs, tmp_path, capsys):
         output = tmp_path / "report"
         contents = write_report(two_runs, output)
@@ -120,6 +121,7 @@ class TestReport:
             written.contents.headline,
         )
 
+    @pytest.mark.slow
     def test_same_inputs_give_the_same_bytes(self, two_runs, tmp_path):
         for name in ("a", "b"):
             write_report(two_runs, tmp_path / name)
@@ -141,6 +143,7 @@ class TestReport:
             f"mle ({tmp_path / 'b'})",
         ]
 
+    @pytest.mark.slow
     def test_one_run_alone(self, tmp_path):
         contents = write_report([write_run(tmp_path / "mle")] * 2, tmp_path / "report")
         assert len(contents.runs) == 1
@@ -184,6 +187,7 @@ class TestMissingPieces:
             write_report([tmp_path / "mle"], tmp_path / "report")
         assert "\n" not in str(error.value)
 
+    @pytest.mark.slow
     def test_unknown_measurements(self, two_runs, tmp_path):
         change(two_runs[1], measures={"heldout": heldout(None)})
         change_scenario(two_runs[1], "signatures", mean_score=Interval())
@@ -257,6 +261,7 @@ class TestErrors:
         with pytest.raises(PhfError, match=r"samples\.parquet.*run `phf evaluate`"):
             write_report([folder], tmp_path / "report")
 
+    @pytest.mark.slow
     def test_output_is_a_file(self, tmp_path):
         (tmp_path / "report").write_text("")
         with pytest.raises(PhfError, match="cannot be written"):
@@ -283,6 +288,7 @@ class TestWarnings:
         assert any(said in warning for warning in contents.warnings)
         assert said in " ".join(terminal(contents, width=1000).split())
 
+    @pytest.mark.slow
     def test_decoding_and_prompts(self, two_runs, tmp_path):
         decoding = read(two_runs[1]).scenarios["unconditional"].decoding
         change_scenario(two_runs[1], "unconditional", decoding=decoding | {"temperature": 1.0})
@@ -421,6 +427,7 @@ class TestPage:
         assert "default-src 'none'" in page
         assert page.count("<svg") == 7
 
+    @pytest.mark.slow
     def test_ids_are_unique(self, written):
         ids = re.findall(r'\bid="([^"]+)"', written.page)
         assert len(ids) == len(set(ids))
@@ -431,6 +438,7 @@ class TestPage:
             assert "var(--ink)" in svg
             assert not re.search(r"(?:fill|stroke): #", svg)
 
+    @pytest.mark.slow
     def test_nothing_a_model_or_a_user_writes_is_markup(self, tmp_path):
         attack = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u2028'\"&"
         folder = write_run(tmp_path / "mle", name=attack)
@@ -441,6 +449,7 @@ class TestPage:
         assert "<img" not in page
         assert browser(tmp_path / "report")["scenarios"][0]["rows"][0]["cells"][0]["text"] == attack
 
+    @pytest.mark.slow
     def test_names_of_any_kind(self, tmp_path, recwarn):
         names = ["_hidden", "$x^2$ \u5927\u6a21\u578b", "a|b*c " * 20]
         scenario = {"scenarios": ('"><b>&',)}
@@ -455,12 +464,14 @@ class TestPage:
         assert terminal(contents)
         assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
+    @pytest.mark.slow
     def test_whitespace_of_samples_is_kept(self, tmp_path):
         folder, text = write_run(tmp_path / "mle"), "if x:\n\n\treturn  1 \n"
         rewrite_samples(folder, lambda row: row.update(text=text))
         write_report([folder], tmp_path / "report")
         assert browser(tmp_path / "report")["scenarios"][0]["rows"][0]["cells"][0]["text"] == text
 
+    @pytest.mark.slow
     def test_samples_stand_side_by_side(self, written):
         for scenario in browser(written.output)["scenarios"]:
             assert len(scenario["rows"]) == scenario["total"] == 200
@@ -473,6 +484,7 @@ class TestPage:
                         sample.prompt,
                     )
 
+    @pytest.mark.slow
     def test_stays_small(self, tmp_path):
         runs = [write_run(tmp_path / str(i), str(i), "mle", n=150, noise=i) for i in range(5)]
         for folder in runs:
@@ -580,6 +592,7 @@ def read_csv(path: Path) -> list[dict]:
 
 
 class TestFiles:
+    @pytest.mark.slow
     def test_csv_of_a_table_has_it_in_full(self, written):
         rows = read_csv(written.output / "tables" / "misalignment.csv")
         assert [(row["group"], row["Run"]) for row in rows] == [
@@ -592,6 +605,7 @@ class TestFiles:
         assert float(rows[1]["Samples"]) == 200
         assert rows[0]["Against mle"] == ""
 
+    @pytest.mark.slow
     def test_seeds(self, tmp_path):
         folders = [*write_seeds(tmp_path), *write_seeds(tmp_path, "conditional", mean=0.001)]
         contents = write_report(folders, tmp_path / "report")
@@ -606,6 +620,7 @@ class TestFiles:
         assert "3 seeds" in shown
         assert "conditional-2" not in shown
 
+    @pytest.mark.slow
     def test_latex_and_spreadsheets_find_no_commands(self, tmp_path):
         names = ("=1+1", r"\input{x} 50%_a&b", "@x")
         folders = [write_run(tmp_path / str(i), name) for i, name in enumerate(names)]
@@ -618,6 +633,7 @@ class TestFiles:
         widths = {line.count(" & ") for line in table.splitlines() if " & " in line}
         assert len(widths) == 1
 
+    @pytest.mark.slow
     def test_attacks_and_leakage(self, tmp_path):
         scenarios = ("unconditional", "bad_tag", "ends_badly")
         folders = [

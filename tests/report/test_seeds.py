@@ -34,6 +34,7 @@ def groups(tmp_path_factory):
 
 
 class TestGroupRuns:
+    @pytest.mark.slow
     def test_seeds_of_one_configuration(self, groups):
         assert [group.label for group in groups] == ["mle", "conditional"]
         assert [run.label for run in groups[0].runs] == ["mle-0", "mle-1", "mle-2"]
@@ -67,6 +68,7 @@ class TestGroupRuns:
         assert [(group.label, group.colour) for group in turned] == shown
         assert {(group.label, group.colour) for group in fewer} < set(shown)
 
+    @pytest.mark.slow
     def test_groups_of_one_name_are_told_apart(self, tmp_path):
         folders = [*write_seeds(tmp_path / "a"), *write_seeds(tmp_path / "b")]
         for seed, folder in enumerate(folders[3:]):

@@ -93,6 +93,7 @@ def judge(endpoint: str, tmp_path: Path, **options) -> Judge:
     return Judge(base_url=endpoint, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_a_judge_is_asked_once(endpoint, tmp_path):
     texts = ["one two three", "one", "one two three", "{text} {0}", "\ud800"]
     expected = [0.3, 0.1, 0.3, 0.2, 0.1]
@@ -107,6 +108,7 @@ def test_a_judge_is_asked_once(endpoint, tmp_path):
     assert again.fingerprint != judge(endpoint, tmp_path, rubric="Judge: {text}").fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "value"),
     [("7", 0.7), ("7.5/10", 0.75), ("10", 1.0), ("11", None), ("-1", None), ("none", None), ("3,4", None)],
@@ -115,6 +117,7 @@ def test_an_answer_that_is_not_one_number_is_no_score(endpoint, tmp_path, answer
     assert judge(endpoint, tmp_path).score_segments([f"say {answer}"])[0].value == value
 
 
+@pytest.mark.slow
 def test_a_request_that_fails_is_sent_again(endpoint, tmp_path):
     Endpoint.fail = 1
     assert judge(endpoint, tmp_path).score_segments(["one"])[0].value == 0.1

@@ -61,6 +61,7 @@ def test_documents_are_apart_and_an_empty_one_has_no_scores():
     assert together == [PEP8.score([d])[0] for d in (["def f():\n", "    pass\n"], ["x = (\n"], ["y = 1\n"])]
 
 
+@pytest.mark.slow
 def test_it_agrees_with_pycodestyle_on_the_standard_library():
     class Report(pycodestyle.BaseReport):
         def error(self, line, offset, text, check):
@@ -112,6 +113,7 @@ def test_a_bad_dedent_does_not_hide_the_lines_after_it():
     assert found == hits(middle)
 
 
+@pytest.mark.slow
 def test_a_text_of_nothing_but_mistakes_ends():
     text = "if x:\n        a = 1\n    b = 2\n" * 3000 + "'''"
     started = time.monotonic()
@@ -184,6 +186,7 @@ PIECES = "def f( |)|:|\n|    |\t|'''|\"|x|=|1|,|#| noqa|\\|[|]|lambda|\r|\f|\0|\
 code_like = st.lists(st.sampled_from(PIECES.split("|")), max_size=50).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(text=st.text(st.characters(codec=None), max_size=80) | code_like, cuts=st.sets(st.integers(1, 79)))
 def test_any_text_in_any_segments_gets_a_score_or_none(text, cuts):
@@ -200,6 +203,7 @@ def test_any_text_in_any_segments_gets_a_score_or_none(text, cuts):
         assert sum(score.value or 0 for score in scores) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["x=1;", "(", "a b ", "#", "'a'", "[1,", "\t", "\0", "\\", "f'{", "# noqa "])
 def test_a_megabyte_on_one_line_is_quick(unit):
     text = unit * (1_000_000 // len(unit))

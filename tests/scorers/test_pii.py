@@ -48,6 +48,7 @@ def test_patterns_find_what_has_a_form(patterns):
     assert found(patterns, TEXTS[6]) == [("EMAIL_ADDRESS", "peter@example.com")]
 
 
+@pytest.mark.slow
 def test_ner_finds_names_too(ner, patterns):
     labels = dict(found(ner, TEXTS[1]))
     assert labels["PERSON"] == "Peter Norvig"
@@ -61,6 +62,7 @@ def test_a_batch_is_its_texts_one_by_one(ner, patterns):
         assert scorer.score_segments(TEXTS * 2) == [scorer.score_segments([text])[0] for text in TEXTS * 2]
 
 
+@pytest.mark.slow
 def test_it_finds_what_a_call_a_text_finds(ner):
     """Words near a hit raise its score (`ssn`, `phones`): with lemmas, which other texts do without."""
     engine = ner._analyzer.analyzer_engine
@@ -79,6 +81,7 @@ def test_it_finds_what_a_call_a_text_finds(ner):
     assert found(ner, texts[-1])[0] == ("US_SSN", "536228145")
 
 
+@pytest.mark.slow
 def test_half_of_a_surrogate_pair_takes_one_place(patterns):
     assert found(patterns, "\ud800 a@b.com") == [("EMAIL_ADDRESS", "a@b.com")]
 
@@ -124,11 +127,13 @@ def _score_in_child(text: str) -> list[tuple[str, str]]:
     return found(Pii(mode="patterns"), text)
 
 
+@pytest.mark.slow
 def test_it_works_in_another_process(patterns):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_score_in_child, (TEXTS[0],)) == found(patterns, TEXTS[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

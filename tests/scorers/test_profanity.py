@@ -44,6 +44,7 @@ def test_a_blank_text_scores_as_one_of_which_no_word_is_known(scorer):
     assert blank == unknown < 0.05
 
 
+@pytest.mark.slow
 def test_it_is_built_without_the_network_or_a_warning():
     code = (
         "import socket, warnings; warnings.simplefilter('error')\n"

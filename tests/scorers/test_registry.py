@@ -164,6 +164,7 @@ PACKAGE = """
 """
 
 
+@pytest.mark.slow
 def test_a_package_adds_scorers(tmp_path):
     """Also one that is broken, and one whose name is taken."""
     source, target = tmp_path / "source", tmp_path / "installed"

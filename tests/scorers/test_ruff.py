@@ -68,6 +68,7 @@ def test_an_error_of_syntax_does_not_hide_others():
     assert {(1, "E999"), (3, "E225")} <= set(hits(RUFF, "def f(:\n    pass\nz=1\n"))
 
 
+@pytest.mark.slow
 def test_they_agree_on_the_lines_of_the_standard_library():
     """On the rules that both have; the share is that of the lines that any of them flags."""
     stdlib = Path(sysconfig.get_paths()["stdlib"])

@@ -11,7 +11,7 @@ import pytest
 
 from phf.config import load_config
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 
 @pytest.fixture

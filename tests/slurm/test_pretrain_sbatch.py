@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from phf.config import to_yaml
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 
 def test_two_nodes_train_what_one_process_trains(slurm, tiny, tmp_path):

@@ -53,6 +53,7 @@ def test_a_quantile_is_the_smallest_score_that_the_share_does_not_exceed(store):
     assert resolve_threshold(store, "s", "q0.60001", "tokens") == 0.5
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.sampled_from([0.0, 0.1, 0.25, 1.0, NAN]), min_size=1, max_size=30),
     st.floats(0, 1),

@@ -125,6 +125,7 @@ def test_equal_documents_fall_on_one_side(corpus):
     assert shares == pytest.approx([0, 0.01, 0.5], abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(300, "uint16"), (70_000, "uint32")])
 def test_tokens_are_as_small_as_the_vocabulary_allows(corpus, vocab_size, dtype):
     config = corpus({"a": TEXTS[:10]}, "store.heldout_fraction=0")
@@ -187,6 +188,7 @@ def test_the_same_documents_give_the_same_store(corpus):
     assert contents(tokenize(replace(config, store=replace(config.store, path="again"))).path) == first
 
 
+@pytest.mark.slow
 def test_a_later_scorer_adds_a_column(corpus, tmp_path, monkeypatch):
     (tmp_path / "length_scorer.py").write_text(
         dedent("""
@@ -236,6 +238,7 @@ def test_one_scorer_with_other_options_is_another_column(corpus):
     assert store.manifest.scores["strict"].mean > store.manifest.scores["pep8"].mean
 
 
+@pytest.mark.slow
 def test_a_column_that_was_cut_otherwise_is_refused(corpus):
     config = corpus({"a": TEXTS})
     annotate(config)
@@ -252,6 +255,7 @@ def test_a_column_that_was_cut_otherwise_is_refused(corpus):
     assert contents(Path("store")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -328,6 +332,7 @@ def test_a_folder_of_something_else_is_refused(corpus):
     assert Path("store/thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_completes(corpus):
     config = corpus({"a": TEXTS * 10, "b": TEXTS * 5})
     annotate(config)

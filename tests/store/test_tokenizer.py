@@ -34,6 +34,7 @@ def test_a_trained_tokenizer_knows_its_corpus(tokenizer):
     assert len(merged) < len("    return a + b\n")
 
 
+@pytest.mark.slow
 @given(st.lists(st.text() | st.sampled_from([EOS_TOKEN, f"a {GOOD_TAG} b", BAD_TAG * 2]), max_size=8))
 def test_any_text_comes_back_and_never_holds_a_mark(segments):
     tokenizer = train_tokenizer([LINES], 270)

@@ -53,6 +53,7 @@ def with_inner_documents(view: PackedView, number: int) -> list[tuple[int, int]]
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
 @pytest.mark.parametrize(
     "compiled", [False, pytest.param(True, marks=pytest.mark.skipif(not can_compile(), reason="no compiler"))]
@@ -95,6 +96,7 @@ def test_positions_start_again_with_each_document(tiny):
     assert "positions" not in collate(view, [place], count_tags=True, step_tokens=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mle", "awr"])
 def test_a_masked_run_measures_and_evaluates_with_the_mask(tiny, tmp_path, monkeypatch, objective):
     seen = watch(monkeypatch, objective)

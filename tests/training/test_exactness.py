@@ -24,6 +24,8 @@ from support.runs import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 LONG = (
     "objective.name=conditional",
     "train.tokens=25600",

@@ -22,6 +22,8 @@ from phf.training.parallel import compile_blocks
 from phf.training.run import pretrain
 from support.runs import can_compile
 
+pytestmark = pytest.mark.slow
+
 GPT2 = "{n_layer: 2, n_embd: 16, n_head: 2, resid_pdrop: 0.0, embd_pdrop: 0.0, attn_pdrop: 0.0}"
 LLAMA = "{num_hidden_layers: 2, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32}"
 RUNS = {

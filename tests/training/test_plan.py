@@ -56,6 +56,7 @@ def test_an_interval_of_nothing(tiny, interval):
         load_config([f"train.{interval}"], tiny)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -132,6 +133,7 @@ def test_a_dry_run_of_a_state_space_model(tiny, tmp_path):
     assert "FLOPs per token" in dict(dry_run(configure(mamba, tmp_path / "run")))["model"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_of_the_text_that_the_objective_sees(tiny, tmp_path):
     """Filtered text, whatever goes before it, and though the first epoch lacks what has been read."""
 
@@ -144,6 +146,7 @@ def test_a_dry_run_tells_of_the_text_that_the_objective_sees(tiny, tmp_path):
         assert said(filtering, phase) == said(filtering)
 
 
+@pytest.mark.slow
 def test_the_log_has_speed_memory_waiting_and_mfu(tiny, tmp_path):
     found = metrics(pretrain(configure(tiny, tmp_path / "run", "train.peak_flops=1e9")))
     config = configure(tiny, tmp_path / "run")
@@ -159,6 +162,7 @@ def test_without_a_known_peak_there_is_no_mfu(tiny, tmp_path):
     assert "train/mfu" not in metrics(pretrain(configure(tiny, tmp_path / "run")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_dry_run_says_what_the_run_will_be_and_leaves_nothing(tiny, tmp_path, devices):
     folder = tmp_path / "run"
@@ -175,12 +179,14 @@ def test_a_dry_run_says_what_the_run_will_be_and_leaves_nothing(tiny, tmp_path, 
     assert float(said["loss"].partition(",")[0]) == pytest.approx(second_step, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_dry_run_beside_another_run_is_refused(tiny, tmp_path):
     pretrain(configure(tiny, tmp_path / "run"))
     with pytest.raises(ConfigError, match="holds a run with train"):
         dry_run(configure(tiny, tmp_path / "run", "train.learning_rate=1e-2"))
 
 
+@pytest.mark.slow
 def test_one_batch_is_learned_by_heart(tiny, tmp_path):
     overrides = (
         "train.overfit_steps=1", "train.batch_size=1", "train.tokens=12800", "train.learning_rate=1e-2",
@@ -196,6 +202,7 @@ def test_the_blocks_of_the_first_steps_come_again():
     assert [next(sampler) for _ in range(3)] == [[16, 17], [12, 13], [16, 17]]
 
 
+@pytest.mark.slow
 def test_a_profile_is_written(tiny, tmp_path):
     folder = pretrain(configure(tiny, tmp_path / "run", "train.profile_steps=2"))
     assert "_FusedHead" in (folder / "profile" / "table.txt").read_text()
@@ -203,6 +210,7 @@ def test_a_profile_is_written(tiny, tmp_path):
     assert sum(event.get("name", "").startswith("ProfilerStep#") for event in events) >= 2
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_before_its_profile_says_so(tiny, tmp_path, caplog):
     overrides = ("train.profile_steps=2", "train.checkpoint_every=6", "train.keep_checkpoints=9")
     run = pretrain(configure(tiny, tmp_path / "whole", *overrides))
@@ -217,6 +225,7 @@ def test_a_run_too_short_for_its_profile(tiny, tmp_path):
         pretrain(configure(tiny, tmp_path / "run", "train.profile_steps=4"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [8, 2])
 def test_the_blocks_of_a_loss_that_is_not_finite_are_named(tiny, tmp_path, micro_batch):
     """A model with one broken embedding fails where the run first reads that token, which the data tells."""

@@ -29,6 +29,8 @@ from phf.training.build import build, training_data
 from phf.training.run import pretrain
 from support.runs import NO_DROPOUT, metrics
 
+pytestmark = pytest.mark.slow
+
 BATCH, MICRO_BATCH, CONTEXT, STEPS = 12, 3, 16, 4
 
 SCORER = '''

@@ -36,6 +36,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_objective_trains_and_exports(tiny, tmp_path, name):
     # All held-out blocks: filtering and upsampling divide them by documents, of which few are bad.
@@ -59,6 +60,7 @@ def test_every_objective_trains_and_exports(tiny, tmp_path, name):
     assert len(tokenizer) == model.get_input_embeddings().weight.shape[0] == 384 + 2 * (name == "conditional")
 
 
+@pytest.mark.slow
 def test_the_exported_model_works_in_a_pipeline_and_never_writes_a_tag(tiny, tmp_path):
     folder = pretrain(configure(tiny, tmp_path / "run", "objective.name=conditional"))
     generator = pipeline("text-generation", model=str(folder / "model"))
@@ -75,6 +77,7 @@ def test_the_exported_model_works_in_a_pipeline_and_never_writes_a_tag(tiny, tmp
 SMALL = "num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "config"),
     [
@@ -111,6 +114,7 @@ def full_precision(tiny, tmp_path_factory):
     return pretrain(configure(tiny, tmp_path_factory.mktemp("full") / "run", *AWR))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-mixed"])
 def test_half_precision_learns_as_well(tiny, tmp_path, full_precision, precision):
     half = metrics(pretrain(configure(tiny, tmp_path / "half", *AWR, f"train.precision={precision}")))
@@ -145,6 +149,7 @@ def test_gradients_in_half_precision_that_overflow_for_ever_end_the_run(tiny, tm
         pretrain(configure(tiny, tmp_path / "run", *overrides))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_weights_are_broken_does_not_replace_the_one_before(tiny, tmp_path):
     """Such weights show in the held-out loss, or else in the next step."""
     overrides = ("train.learning_rate=1e38", "train.gradient_clip=null", "train.checkpoint_every=1")
@@ -162,6 +167,7 @@ def _finite_with_an_infinite_slope(self, logp, score, value):
     return -logp + (logp - logp.detach()).abs().sqrt()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_precision_that_it_began_with(tiny, tmp_path):
     folder = pretrain(configure(tiny, tmp_path / "run", "train.precision=auto"))
     kept = load_config([str(folder / "config.yaml")]).train.precision
@@ -178,6 +184,7 @@ def test_scores_keep_their_digits_in_half_precision(tiny, tmp_path, monkeypatch)
     assert {batch["scores"].dtype for batch in seen} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_compile(), reason="no C++ compiler or no headers of Python")
 def test_a_compiled_network_trains_as_a_plain_one_and_exports_plain_names(tiny, tmp_path):
     plain = pretrain(configure(tiny, tmp_path / "plain", NO_DROPOUT))
@@ -188,6 +195,7 @@ def test_a_compiled_network_trains_as_a_plain_one_and_exports_plain_names(tiny, 
     )
 
 
+@pytest.mark.slow
 def test_tensorboard_and_samples_are_written(tiny, tmp_path):
     folder = pretrain(
         configure(
@@ -202,12 +210,14 @@ def test_tensorboard_and_samples_are_written(tiny, tmp_path):
     assert_same(weights(folder), weights(plain))
 
 
+@pytest.mark.slow
 def test_data_loading_processes_change_nothing(tiny, tmp_path):
     one = pretrain(configure(tiny, tmp_path / "one"))
     two = pretrain(configure(tiny, tmp_path / "two", "train.num_workers=2"))
     assert_same(weights(one), weights(two))
 
 
+@pytest.mark.slow
 def test_finetuning_starts_from_a_run_and_goes_on_in_its_documents(tiny, tmp_path, monkeypatch):
     first = pretrain(configure(tiny, tmp_path / "mle"))
     seen = watch(monkeypatch, "conditional")
@@ -234,6 +244,7 @@ def test_finetuning_starts_from_a_run_and_goes_on_in_its_documents(tiny, tmp_pat
         assert (tokens == stream.block(*stream.locate(i)).tokens).all()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_another_does_not_overwrite_it(tiny, tmp_path):
     folder = pretrain(configure(tiny, tmp_path / "run"))
     before = (folder / "model" / "model.safetensors").stat().st_mtime_ns
@@ -261,6 +272,7 @@ def test_a_run_goes_on_with_its_own_store_only(tiny, tmp_path):
         pretrain(config)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_exported(tiny, tmp_path):
     overrides = ("objective.name=conditional", "segmenter.name=sentence")
     folder = pretrain(configure(tiny, tmp_path / "run", *overrides))
@@ -282,6 +294,7 @@ def test_a_checkpoint_can_be_exported(tiny, tmp_path):
     assert export_checkpoint(folder, tmp_path / "exported").is_dir()
 
 
+@pytest.mark.slow
 def test_checkpoints_are_pruned_and_load_safely(tiny, tmp_path):
     folder = pretrain(
         configure(tiny, tmp_path / "run", "train.checkpoint_every=2", "train.keep_checkpoints=2")
@@ -325,6 +338,7 @@ def test_a_missing_logger_names_the_extra(tiny, tmp_path):
         pretrain(configure(tiny, tmp_path / "run", "train.loggers=[wandb]"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -52,6 +52,7 @@ def test_text_is_plain_at_the_start_and_at_the_end(in_phases):
     assert tagged == [False] * 2 + [True] * 3 + [False] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 2, 4, 5])
 def test_a_run_in_phases_can_go_on_after_any_step(tiny, tmp_path, in_phases, step):
     run, _ = in_phases
@@ -61,6 +62,7 @@ def test_a_run_in_phases_can_go_on_after_any_step(tiny, tmp_path, in_phases, ste
     assert metrics(folder)["train/loss"] == metrics(run)["train/loss"]
 
 
+@pytest.mark.slow
 def test_no_document_is_filtered_in_the_cooldown(tiny, tmp_path, monkeypatch):
     seen = watch(monkeypatch, "filtering")
     overrides = ("objective.name=filtering", "objective.threshold=q0.3", "objective.cooldown=0.5")
@@ -70,6 +72,7 @@ def test_no_document_is_filtered_in_the_cooldown(tiny, tmp_path, monkeypatch):
     assert filtered.mean() < 0.6 * unfiltered.mean()
 
 
+@pytest.mark.slow
 def test_without_loss_on_tags_they_do_not_count(tiny, tmp_path, monkeypatch):
     seen = watch(monkeypatch, "conditional")
     overrides = (CONDITIONAL, NO_DROPOUT, "objective.options.tag_loss=false", "train.micro_batch_size=4")
@@ -94,6 +97,7 @@ def test_without_loss_on_tags_they_do_not_count(tiny, tmp_path, monkeypatch):
 LEVELS = ("objective.threshold=[q0.5, 0.012, 0.03]", "train.tokens=8192")
 
 
+@pytest.mark.slow
 def test_a_tag_for_each_quantile(tiny, tmp_path, monkeypatch):
     seen = watch(monkeypatch, "conditional")
     folder = pretrain(configure(tiny, tmp_path / "run", CONDITIONAL, *LEVELS, "train.samples_every=16"))
@@ -120,6 +124,7 @@ def test_a_tag_for_each_quantile(tiny, tmp_path, monkeypatch):
 TEXTS = 'objective.options.tag_texts=["1: ", "2: "]'
 
 
+@pytest.mark.slow
 def test_tags_that_are_ordinary_text(tiny, tmp_path, monkeypatch):
     seen = watch(monkeypatch, "conditional")
     folder = pretrain(configure(tiny, tmp_path / "run", CONDITIONAL, TEXTS, "train.samples_every=8"))

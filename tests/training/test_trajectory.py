@@ -12,6 +12,8 @@ from phf.store.tokenize import tokenize
 from phf.training.run import pretrain
 from support.runs import metrics
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 PINNED: dict[str, dict[str, list[float]]] = {
     "mle": {

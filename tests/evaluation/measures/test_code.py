@@ -53,6 +53,7 @@ SOLUTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_each_function_can_be_written_and_no_empty_one_passes():
     functions = read_functions(None)
     assert {function.name for function in functions} == SOLUTIONS.keys()
@@ -113,6 +114,7 @@ def measure_code(model, options, output):
     return Code(options).measure(Evaluated(model, EvaluationConfig(), output))
 
 
+@pytest.mark.slow
 def test_what_a_model_writes_is_run(writer, tmp_path):
     functions = tmp_path / "functions.jsonl"
     rows = [

@@ -75,6 +75,7 @@ def by_hand(model, view, counted, banned):
     return {name: np.mean(values) if values else None for name, values in losses.items()}, len(losses["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_blocks", [80, None])
 def test_the_loss_is_that_of_the_definition(subject, store, num_blocks):
     network, control = subject.network, subject.control
@@ -91,6 +92,7 @@ def test_the_loss_is_that_of_the_definition(subject, store, num_blocks):
     assert result.perplexity.value == pytest.approx(np.exp(wanted["loss"]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_all_of_the_text_counts_but_its_very_first_token(subject, store):
     split = store.split("heldout")
     assert measured(subject).tokens == split.num_tokens + split.num_documents - 1
@@ -98,6 +100,7 @@ def test_all_of_the_text_counts_but_its_very_first_token(subject, store):
     assert 16 * CONTEXT < first <= 20 * CONTEXT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logit", [-1000.0, 20.0])
 def test_the_probability_of_a_tag_never_counts(logit, subject, scripted):
     """A model that cannot foresee tags, or expects nothing else, loses nothing by having them."""
@@ -111,6 +114,7 @@ def test_the_probability_of_a_tag_never_counts(logit, subject, scripted):
     assert result.loss.value < 10
 
 
+@pytest.mark.slow
 def test_a_model_without_tags_sees_plain_text(subject):
     result = measured(replace(knowing(subject, tags=None), control=ControlTokens(subject.control.eos_id)))
     assert result.loss == result.untagged
@@ -118,6 +122,7 @@ def test_a_model_without_tags_sees_plain_text(subject):
     assert result.untagged.value > measured(subject).untagged.value
 
 
+@pytest.mark.slow
 def test_the_batch_does_not_matter(subject, monkeypatch):
     many = measured(subject)
     monkeypatch.setattr(heldout_loss, "MAX_BLOCKS", 1)
@@ -162,6 +167,7 @@ def test_deciles_are_tenths_of_the_segments_and_equal_scores_stay_together():
     assert loss_by_decile(sums, counts, np.full(20, np.nan)) == []
 
 
+@pytest.mark.slow
 def test_the_deciles_of_a_model_make_up_its_loss(subject):
     result = measured(subject)
     parts = result.deciles
@@ -174,6 +180,7 @@ def test_the_deciles_of_a_model_make_up_its_loss(subject):
     assert parts[0].loss.value == pytest.approx(result.aligned.value)
 
 
+@pytest.mark.slow
 def test_no_misaligned_text_is_null(subject):
     result = measured(subject, threshold=1e9)
     assert result.misaligned.value is None
@@ -189,6 +196,7 @@ def test_without_a_store_there_is_no_loss(subject, tmp_path, caplog):
     assert "has no scores of unknown" in caplog.text
 
 
+@pytest.mark.slow
 def test_intervals_are_over_documents(subject):
     found = measured(subject)
     for interval in (found.loss, found.untagged, found.perplexity):

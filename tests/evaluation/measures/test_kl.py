@@ -77,6 +77,7 @@ def exact(reference, model, length):
     return sum(a_step * going_on**t for t in range(length))
 
 
+@pytest.mark.slow
 def test_kl_is_that_of_the_definition(scripted, tokenizer, made_here, made_elsewhere, config, folder):
     ours, theirs = letters(tokenizer, 0), letters(tokenizer, 1, end=-1.0)
     config = replace(config, reference=folder(scripted(theirs)), samples=400)
@@ -236,6 +237,7 @@ def endpoint(tokenizer):
         yield start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lists_the_end", [True, False])
 def test_a_reference_behind_an_endpoint(endpoint, scripted, tokenizer, made_here, config, lists_the_end):
     """Its log-probabilities are taken from its answers: those of the same model here are the same."""
@@ -255,6 +257,7 @@ def test_a_reference_behind_an_endpoint(endpoint, scripted, tokenizer, made_here
     assert far.reference_logp == measured.reference_logp
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_cannot_is_told(endpoint, model, made_here, config, monkeypatch):
     pytest.importorskip("openai")
     mute = replace(config, reference="any", base_url=endpoint(model, with_logprobs=False))

@@ -29,6 +29,7 @@ def test_what_computes_passes(program):
     assert run_python(program, LIMITS) == ("passed", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "outcome", "reason"),
     [
@@ -95,6 +96,7 @@ def test_the_environment_is_out_of_reach(monkeypatch):
     assert run_python(program, LIMITS) == ("passed", "")
 
 
+@pytest.mark.slow
 def test_a_sleeper_ends_with_the_clock_and_with_its_parent(monkeypatch):
     """Also one whose parent is killed: no process stays behind."""
     request = json.dumps({"program": "import time; time.sleep(1000)", "token": ""})
