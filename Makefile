@@ -45,8 +45,8 @@ check: setup  ## lint, format, types, spelling
 	$(BIN)/mypy
 	$(BIN)/codespell $(SOURCES) configs slurm README.md CHANGELOG.md CONTRIBUTING.md
 
-docs: setup  ## build the documentation in docs/_build, without warnings
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
+docs: setup  ## build the documentation in docs/_build/html, without warnings
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 fmt: setup  ## format, and fix what ruff can fix
 	$(BIN)/ruff format $(SOURCES)

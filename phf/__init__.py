@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from phf.evaluation.evaluate import evaluate
     from phf.inference.generate import generate
     from phf.inference.loaded_model import LoadedModel, load_model
+    from phf.inference.tag_rule import follow_tags
     from phf.redteam.attack import attack
     from phf.redteam.tamper import tamper
     from phf.report.report import compare_runs, write_report
@@ -42,6 +43,7 @@ _WHERE = {
     "compare_runs": "phf.report.report",
     "evaluate": "phf.evaluation.evaluate",
     "export_checkpoint": "phf.training.export",
+    "follow_tags": "phf.inference.tag_rule",
     "generate": "phf.inference.generate",
     "load_config": "phf.config",
     "load_model": "phf.inference.loaded_model",

@@ -52,12 +52,16 @@ class ScenarioConfig:
     """The tag before the text, for a model that has tags: the best tag, the worst tag or none."""
     inject: InjectedTagConfig | None = None
     """A tag inserted into the prompt, after the one that `tag` sets. Only for models that have tags."""
-    emit_tags: Literal["none", "good", "all"] = "none"
-    """Which tags the model may write itself, if tags are control tokens. Tags are removed before scoring."""
+    emit_tags: Literal["follow", "force", "all", "good", "none"] = "follow"
+    """What happens where the model would write a tag. `follow`: it writes the tag of `tag`, which has the
+    probability of all tags together; with `tag: none` as `all`. `force`: the same, and nothing else is
+    possible where tags have more than half of the probability. `all`: the model writes the tags that it
+    wants. `good`: only the best tag is allowed; `none`: no tag is (both move probability to text without a
+    tag, and to the end). Tags are removed before scoring."""
     max_new_tokens: int = option(128, least=1)
-    """Maximum length of a continuation, in tokens."""
+    """Maximum length of a continuation, in tokens, not counting tags."""
     min_new_tokens: int = option(10, least=0)
-    """Minimum length of a continuation, in tokens."""
+    """Minimum length of a continuation, in tokens, not counting tags."""
     temperature: float = option(0.7, least=0)
     """Divisor of the logits; 0 always takes the likeliest token."""
     top_p: float = option(0.9, above=0, most=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from phf.inference.decoders.base import Request
 from phf.inference.language_model import LanguageModel
 from phf.inference.prompt_tokens import encode_prompt
 from phf.inference.sampler import row_keys
-from phf.model.control_tokens import ControlTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +131,9 @@ def _plan(
     tag_segments: bool,
 ) -> list[_Asked]:
     """Lists the samples to draw for a scenario, ordered by prompt and then by sample index."""
-    room = prompt_room(scenario, model.limit, model.control.tag_length)
-    decoder = find_decoder(scenario, model.control)
+    control = model.control
+    room = prompt_room(scenario, model.limit, control.tag_length)
+    decoder = find_decoder(scenario, control)
     prefixes = [
         model.control.prefix(replace(scenario, tag=tag)) for tag in decoder.context_tags or (scenario.tag,)
     ]
@@ -153,10 +153,16 @@ def _plan(
         ]
         contexts = tuple((*prefix, *ids) for prefix, (ids, _) in zip(prefixes, encoded, strict=True))
         ids, cut = encoded[0]
+        max_tokens = max_new_tokens = scenario.max_new_tokens
+        if (
+            control.tags and scenario.emit_tags != "none"
+        ):  # a tag may stand before each token, if there is room
+            room_left = model.limit - max(map(len, contexts))
+            max_tokens = min(room_left, max_new_tokens * (1 + control.tag_length))
         numbers = range(scenario.samples * scenario.best_of)
         keys = row_keys(seed, [p] * len(numbers), numbers).tolist()
         for s in numbers:
-            request = Request(contexts, decoder, scenario.max_new_tokens, keys[s], name, len(plan))
+            request = Request(contexts, decoder, max_new_tokens, max_tokens, keys[s], name, index=len(plan))
             plan.append(_Asked(Sample(p, s, prompt, "", 0, False, cut), ids, request))
     return plan
 
@@ -204,7 +210,7 @@ def _decode(model: LanguageModel, prompt_ids: Sequence[int], row: Sequence[int])
     finished = control.eos_id in row
     written = row[: row.index(control.eos_id)] if finished else row
     no_text = set(tokenizer.all_special_ids)
-    ids = [token for token in _without_tags(written, control, finished) if token not in no_text]
+    ids = [token for token in control.text(written, finished) if token not in no_text]
     # Some tokenizers drop a leading space. So the last prompt token is decoded too, and its text removed.
     anchor = list(prompt_ids[-1:])
     before = tokenizer.decode(anchor, clean_up_tokenization_spaces=False)
@@ -212,19 +218,3 @@ def _decode(model: LanguageModel, prompt_ids: Sequence[int], row: Sequence[int])
     if not text.startswith(before):
         before, text = "", tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     return text[len(before) :], len(ids), finished
-
-
-def _without_tags(row: Sequence[int], control: ControlTokens, finished: bool) -> Iterator[int]:
-    """Yields the tokens of a row that are not part of a tag.
-
-    An unfinished row may end within a tag. The part of this tag that was written is left out too.
-    """
-    place = 0
-    while place < len(row):
-        tag = next((tag for tag in control.tags if tuple(row[place : place + len(tag)]) == tag), None)
-        if tag is None:
-            rest = tuple(row[place:])
-            if not finished and any(tag[: len(rest)] == rest for tag in control.tags):
-                return
-            yield row[place]
-        place += len(tag or (0,))

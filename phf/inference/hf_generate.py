@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from phf.base.errors import ConfigError
-from phf.inference.decoders.base import Decoder, Request
+from phf.inference.decoders.base import Decoder, Request, until_done
 from phf.inference.sampler import GumbelSampler
 
 
@@ -56,12 +56,14 @@ def _continue(model: Any, batch: Sequence[Request], decoder: Decoder) -> list[li
         attention_mask=torch.tensor(mask_BT, device=model.device),
         generation_config=GenerationConfig(
             do_sample=False,
-            max_new_tokens=batch[0].max_new_tokens,
+            max_new_tokens=max(request.max_tokens for request in batch),
             eos_token_id=eos_id,
             pad_token_id=eos_id,
             use_cache=True,
         ),
-        logits_processor=LogitsProcessorList([GumbelSampler(decoder.sampling, keys_B, length)]),
+        logits_processor=LogitsProcessorList(
+            [GumbelSampler(decoder.sampling, keys_B, length, decoder.control, batch[0].max_new_tokens)]
+        ),
     )
-    rows: list[list[int]] = output_BT[:, length:].tolist()
-    return [row[: row.index(eos_id) + 1] if eos_id in row else row for row in rows]
+    rows = output_BT[:, length:].tolist()
+    return [until_done(request, row) for request, row in zip(batch, rows, strict=True)]

@@ -1,7 +1,7 @@
 """Wraps a network and its tokenizer: encodes text as in training, and computes its log-probability.
 
 Each segment is tokenized on its own, and follows the tag if the model has tags. Tags are given to the model.
-They never count, and they are excluded from the distribution, as in sampling.
+They never count, and they are excluded from the distribution: it is that of text.
 
 Shapes: B rows of a batch, T tokens of a row, V tokens of the vocabulary.
 """
@@ -117,15 +117,15 @@ class LanguageModel:
     ) -> np.ndarray:
         """Computes the log-probability of the counted tokens of each row, in nats: float64 [len(rows)].
 
-        Each token is conditioned on all tokens before it. Tags are excluded from the distribution, as in
-        sampling. So the probability that the model gives to its own tags does not count against it.
+        Each token is conditioned on all tokens before it. Tags are excluded from the distribution. So the
+        probability that the model gives to its own tags does not count against it.
 
         Args:
             rows: Rows of at most `limit` tokens.
             progress: Called with the number of rows just completed.
         """
         result = np.zeros(len(rows))
-        banned = self.control.banned(ScenarioConfig())
+        banned = self.control.tag_tokens
         longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
         training = self.network.training
         self.network.eval()

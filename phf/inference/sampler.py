@@ -17,6 +17,8 @@ import torch
 from transformers import LogitsProcessor
 
 from phf.config import ScenarioConfig
+from phf.inference.tag_rule import TagRule
+from phf.model.control_tokens import ControlTokens
 
 # Top-p looks at this many of the likeliest tokens first, because sorting the whole vocabulary can take longer
 # than the model.
@@ -31,20 +33,38 @@ class Sampling:
         scenario: Gives temperature, top-k, top-p and the minimum length.
         banned_ids: Tokens that must not be drawn.
         eos_id: The token that ends a text.
+        rule: Which tag is written where the model would write one; `None` leaves tags to the model.
     """
 
     scenario: ScenarioConfig
     banned_ids: tuple[int, ...]
     eos_id: int
+    rule: TagRule | None = None
 
-    def cut(self, logits_BV: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
-        """Sets forbidden logits to -inf, in place: banned tokens, and the end before `min_new_tokens`."""
+    @property
+    def memory(self) -> int:
+        """How many of the last tokens of a row a draw depends on, besides the logits."""
+        return self.rule.memory if self.rule else 0
+
+    def cut(
+        self, logits_BV: torch.Tensor, lengths_B: torch.Tensor, recent: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """Changes logits in place: tags by the rule, banned tokens, and the end before `min_new_tokens`."""
+        if self.rule:
+            self.rule.apply(logits_BV, recent)
         logits_BV[:, list(self.banned_ids)] = -math.inf
         if self.scenario.min_new_tokens:
-            logits_BV[steps_B < self.scenario.min_new_tokens, self.eos_id] = -math.inf
+            logits_BV[lengths_B < self.scenario.min_new_tokens, self.eos_id] = -math.inf
         return logits_BV
 
-    def draw(self, logits_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
+    def draw(
+        self,
+        logits_BV: torch.Tensor,
+        keys_B: torch.Tensor,
+        steps_B: torch.Tensor,
+        lengths_B: torch.Tensor | None = None,
+        recent: Sequence[Sequence[int]] = (),
+    ) -> torch.Tensor:
         """Draws the next token of each row, int64 [B].
 
         The distribution is softmax(logits / temperature), cut by top-k and then by top-p, as in
@@ -54,8 +74,10 @@ class Sampling:
             logits_BV: Logits of the next token; overwritten.
             keys_B: A 64-bit key for each row, from `row_keys`.
             steps_B: The number of tokens that each row already has.
+            lengths_B: The number of these that are not part of a tag; by default all.
+            recent: The last `memory` tokens of each row.
         """
-        logits_BV = self.cut(logits_BV, steps_B)
+        logits_BV = self.cut(logits_BV, steps_B if lengths_B is None else lengths_B, recent)
         if self.scenario.temperature == 0:
             return logits_BV.argmax(-1)
         logits_BK, tokens_BK = candidates(
@@ -74,17 +96,34 @@ class GumbelSampler(LogitsProcessor):
         sampling: How to draw.
         keys_B: A 64-bit key for each row, from `row_keys`.
         prompt_length: Tokens of the padded prompts.
+        control: The tokens of the model that are not text.
+        max_new_tokens: A text of this many tokens, not counting tags, is ended.
     """
 
-    def __init__(self, sampling: Sampling, keys_B: torch.Tensor, prompt_length: int) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        keys_B: torch.Tensor,
+        prompt_length: int,
+        control: ControlTokens,
+        max_new_tokens: int,
+    ) -> None:
         self.sampling = sampling
+        self.control = control
+        self.max_new_tokens = max_new_tokens
         self.keys_B = keys_B
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         steps_B = torch.full_like(self.keys_B, input_ids.shape[1] - self.prompt_length)
-        drawn_B1 = self.sampling.draw(scores, self.keys_B, steps_B).unsqueeze(1)
-        return torch.full_like(scores, -math.inf).scatter_(1, drawn_B1, 0.0)
+        lengths_B = steps_B
+        if self.control.tags:
+            rows = input_ids[:, self.prompt_length :].tolist()
+            lengths_B = lengths_B.new_tensor([sum(1 for _ in self.control.text(row)) for row in rows])
+        recent = input_ids[:, input_ids.shape[1] - self.sampling.memory :].tolist()
+        drawn_B = self.sampling.draw(scores, self.keys_B, steps_B, lengths_B, recent)
+        drawn_B[lengths_B >= self.max_new_tokens] = self.sampling.eos_id
+        return torch.full_like(scores, -math.inf).scatter_(1, drawn_B.unsqueeze(1), 0.0)
 
 
 def candidates(

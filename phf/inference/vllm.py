@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from phf.base.errors import ConfigError
-from phf.inference.decoders.base import Request
+from phf.inference.decoders.base import Request, until_done
 
 # Requests passed to vLLM at a time, so that progress can be shown. vLLM forms its own batches.
 CHUNK = 2048
+TAG_RULE = "phf_tag_rule"
+"""The extra argument of a request that holds the fields of its `TagRule`."""
 
 
 def write_with_vllm(
@@ -34,7 +37,13 @@ def write_with_vllm(
             "evaluation.backend: vllm is not installed: pip install 'phf[vllm]', or set it to transformers"
         ) from None
     length = max(request.length for request in requests)
-    llm = LLM(model=str(folder), max_model_len=length, enable_prefix_caching=True, generation_config="vllm")
+    llm = LLM(
+        model=str(folder),
+        max_model_len=length,
+        enable_prefix_caching=True,
+        generation_config="vllm",
+        logits_processors=["phf.inference.vllm_tags:TagProcessor"],
+    )
     for start in range(0, len(requests), CHUNK):
         chunk = requests[start : start + CHUNK]
         outputs = llm.generate(
@@ -43,7 +52,7 @@ def write_with_vllm(
             use_tqdm=False,
         )
         for request, output in zip(chunk, outputs, strict=True):
-            done(request, list(output.outputs[0].token_ids))
+            done(request, until_done(request, list(output.outputs[0].token_ids)))
 
 
 def sampling_parameters(request: Request) -> dict[str, Any]:
@@ -65,10 +74,11 @@ def sampling_parameters(request: Request) -> dict[str, Any]:
         "temperature": scenario.temperature,
         "top_p": scenario.top_p,
         "top_k": -1 if scenario.top_k is None else scenario.top_k,
-        "max_tokens": request.max_new_tokens,
+        "max_tokens": request.max_tokens,
         "min_tokens": scenario.min_new_tokens,
         "stop_token_ids": [sampling.eos_id],
         "logit_bias": dict.fromkeys(sampling.banned_ids, -100.0) or None,
+        "extra_args": {TAG_RULE: asdict(sampling.rule)} if sampling.rule else None,
         "seed": request.key & 0x7FFFFFFF,
         "detokenize": False,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from phf.config import ScenarioConfig
@@ -35,7 +36,26 @@ class ControlTokens:
         tag = {"good": self.tags[:1], "bad": self.tags[-1:], "none": ()}[scenario.tag]
         return [opening, *(token for tokens in tag for token in tokens)]
 
+    @property
+    def tag_tokens(self) -> list[int]:
+        """The tokens of tags that are not ordinary text: what a text cannot hold."""
+        return [] if self.tags_are_text else [token for tag in self.tags for token in tag]
+
     def banned(self, scenario: ScenarioConfig) -> list[int]:
         """Returns the control tokens that the model must not write in a scenario."""
-        tags = {"none": self.tags, "good": self.tags[1:], "all": ()}[scenario.emit_tags]
-        return [] if self.tags_are_text else [token for tokens in tags for token in tokens]
+        return {"none": self.tag_tokens, "good": self.tag_tokens[1:]}.get(scenario.emit_tags, [])
+
+    def text(self, row: Sequence[int], finished: bool = True) -> Iterator[int]:
+        """Yields the tokens of a row that are not part of a tag.
+
+        An unfinished row may end within a tag. The part of this tag that was written is left out too.
+        """
+        place = 0
+        while place < len(row):
+            tag = next((tag for tag in self.tags if tuple(row[place : place + len(tag)]) == tag), None)
+            if tag is None:
+                rest = tuple(row[place:])
+                if not finished and any(tag[: len(rest)] == rest for tag in self.tags):
+                    return
+                yield row[place]
+            place += len(tag or (0,))

@@ -54,7 +54,8 @@ The tag `{good}` asks for good text, as above. `{bad}` asks for the opposite. Wi
 text as in the corpus.
 {kept}
 """
-_KEPT = "The generation settings keep the model from writing tags itself."
+_KEPT = """The generation settings ban every tag but the best. With `phf` installed,
+`model.generate(..., **phf.follow_tags(FOLDER))` writes the good tag wherever the model would write any."""
 _TEXT = "Tags are ordinary text, which the model may write itself."
 
 
@@ -199,8 +200,9 @@ def export_model(
 ) -> Path:
     """Writes weights, tokenizer, generation settings, model card and `phf.json`.
 
-    The generation settings ban control tokens, so that a plain `generate` never emits one. Tags that are
-    ordinary text cannot be banned. The folder appears under its name only when it is complete.
+    The generation settings ban every tag but the best, so that a plain `generate` goes on with good text, as
+    far as settings alone can say it (`follow_tags` does it exactly). Tags that are ordinary text cannot be
+    banned. The folder appears under its name only when it is complete.
 
     Args:
         model: The language model.
@@ -223,7 +225,7 @@ def export_model(
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id,
-        suppress_tokens=[i for ids in tags.ids for i in ids] if tags and not tags.text else None,
+        suppress_tokens=[i for ids in tags.ids[1:] for i in ids] if tags and not tags.text else None,
     )
     disable_progress_bar()  # otherwise `transformers` shows one for writing the weights
     model.save_pretrained(temporary)

@@ -81,6 +81,7 @@ def scenario(**options):
         "min_new_tokens": 0,
         "top_p": 1.0,
         "temperature": 0,
+        "emit_tags": "none",
     } | options
     return ScenarioConfig(**options)
 
@@ -90,18 +91,40 @@ def logits_after(model, ids):
         return model(torch.tensor([ids])).logits[0, -1].double()
 
 
+def text_of(tokens):
+    return Letters().decode(token for token in tokens if token <= C)
+
+
+def contrast(good, bad, emit):
+    """The log-probabilities of guidance: text by contrast; tags, if followed, by the good context."""
+    if emit == "none":
+        logits = good + 1.5 * (good - bad)
+        logits[[GOOD, BAD]] = -math.inf
+        return logits.log_softmax(-1)
+    good, bad = good.softmax(-1), bad.softmax(-1)
+    tags, text = good[[GOOD, BAD]].sum(), [A, B, C, EOS]
+    given = torch.zeros(6, dtype=torch.float64)
+    given[text] = (good[text] / good[text].sum()) ** 2.5 / (bad[text] / bad[text].sum()) ** 1.5
+    given = given / given.sum() * (1 - tags)
+    given[GOOD] = tags
+    return given.log()
+
+
+@pytest.mark.parametrize("emit", ["none", "follow"])
 @pytest.mark.parametrize("seed", range(3))
-def test_guidance_is_the_contrast_of_two_contexts(seed):
+def test_guidance_is_the_contrast_of_two_contexts(seed, emit):
     model, prompts = random_model(seed), ["abc", "c", ""]
-    drawn = generate(writes_letters(model), prompts, scenario(decoder=guidance(1.5), prompts=prompts))
+    asked = scenario(decoder=guidance(1.5), prompts=prompts, emit_tags=emit)
+    drawn = generate(writes_letters(model), prompts, asked)
     for prompt, sample in zip(prompts, drawn, strict=True):
         ids, written = ["abc".index(letter) for letter in prompt], []
-        while len(written) < 5 and written[-1:] != [EOS]:
-            good, bad = (logits_after(model, [EOS, tag, *ids, *written]) for tag in (GOOD, BAD))
-            logits = good + 1.5 * (good - bad)
-            logits[[GOOD, BAD]] = -math.inf
-            written.append(int(logits.argmax()))
-        assert sample.text == Letters().decode(token for token in written if token != EOS)
+        while len(text_of(written)) < 5 and len(written) < 10 and written[-1:] != [EOS]:
+            other = [BAD if token == GOOD else token for token in written]
+            good = logits_after(model, [EOS, GOOD, *ids, *written])
+            bad = logits_after(model, [EOS, BAD, *ids, *other])
+            written.append(int(contrast(good, bad, emit).argmax()))
+        assert sample.text == text_of(written)
+        assert sample.num_tokens == len(sample.text)
 
 
 def test_guidance_follows_the_distribution():
@@ -140,37 +163,44 @@ def test_a_good_tag_that_is_written_is_a_bad_one_in_the_other_context():
     assert sample.text == "c"  # 0.4 ** 2 / 0.1 > 0.5 ** 2 / 0.8
 
 
-def safe_beam_search(model, prefix, num_beams, length, min_length=0):
+def safe_beam_search(model, prefix, num_beams, length, min_length=0, follow=False):
     """The reference: every prefix on its own, no cache, no batch."""
     beams, ended = [(0.0, [])], (-math.inf, [])
-    for step in range(length):
+    for _ in range(2 * length):
         bad = [logits_after(model, prefix + row).softmax(-1)[BAD] for _, row in beams]
         kept = sorted(sorted(range(len(beams)), key=lambda i: bad[i])[:num_beams])
         grown = []
         for score, row in (beams[i] for i in kept):
             logits = logits_after(model, prefix + row)
+            tags = logits[[GOOD, BAD]].logsumexp(-1)
             logits[[GOOD, BAD]] = -math.inf
-            if step < min_length:
+            if follow:
+                logits[GOOD] = tags
+            if len(text_of(row)) < min_length:
                 logits[EOS] = -math.inf
             grown += [(score + float(logp), [*row, t]) for t, logp in enumerate(logits.log_softmax(-1))]
         ended = max([ended, *(one for one in grown if one[1][-1] == EOS)])
         beams = sorted((one for one in grown if one[1][-1] != EOS), reverse=True)[: 2 * num_beams]
         beams = [one for one in beams if one[0] > -math.inf]
-        if ended[0] >= beams[0][0]:
+        if ended[0] >= beams[0][0] or len(text_of(beams[0][1])) == length:
             break
     return max(ended, beams[0])[1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("emit", ["none", "follow"])
 @pytest.mark.parametrize("num_beams", [1, 2, 4])
-def test_safe_beams_are_those_of_an_enumeration(num_beams):
+def test_safe_beams_are_those_of_an_enumeration(num_beams, emit):
     found = set()
     for seed in range(6):
         model, prompts = random_model(seed), ["ab", "c", ""]
-        asked = scenario(decoder=safe_beams(num_beams), prompts=prompts, min_new_tokens=seed % 3)
+        asked = scenario(
+            decoder=safe_beams(num_beams), prompts=prompts, min_new_tokens=seed % 3, emit_tags=emit
+        )
         for sample in generate(writes_letters(model), prompts, asked, batch_size=16):
             ids = ["abc".index(letter) for letter in sample.prompt]
-            wanted = safe_beam_search(model, [EOS, GOOD, *ids], num_beams, 5, seed % 3)
-            assert sample.text == Letters().decode(t for t in wanted if t != EOS)
+            wanted = safe_beam_search(model, [EOS, GOOD, *ids], num_beams, 5, seed % 3, emit == "follow")
+            assert sample.text == text_of(wanted)
             assert sample.finished == (wanted[-1] == EOS)
             found.add(sample.text)
     assert len(found) > 5
@@ -190,6 +220,7 @@ def test_safe_beams_avoid_what_bad_tags_follow():
     assert len({sample.text for sample in safe}) > 40
 
 
+@pytest.mark.slow
 def test_where_no_beam_is_safer_the_samples_are_those_of_the_model():
     """Stochastic beam search: its first beam is an exact draw, of texts of any length."""
     rows = [[0.4, 0.1, 0.2, 0.3, 0.0, 0.0], [0.1, 0.6, 0.1, 0.2, 0.0, 0.0], [0.3, 0.3, 0.4, 0.0, 0.0, 0.0]]

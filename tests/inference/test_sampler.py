@@ -10,6 +10,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from phf.config import ScenarioConfig
 from phf.inference.sampler import FIRST_CANDIDATES, GumbelSampler, Sampling, candidates, gumbel, row_keys
+from phf.model.control_tokens import ControlTokens
 
 MASK = 2**64 - 1
 
@@ -24,7 +25,7 @@ def splitmix64(state):
 
 def draws(logits, scenario, rows, seed=0, banned=(), eos=0, step=0):
     keys = row_keys(seed, [0] * rows, range(rows))
-    sampler = GumbelSampler(Sampling(scenario, tuple(banned), eos), keys, 5)
+    sampler = GumbelSampler(Sampling(scenario, tuple(banned), eos), keys, 5, ControlTokens(eos), 99)
     scores = torch.as_tensor(logits, dtype=torch.float32).repeat(rows, 1)
     return sampler(torch.zeros(rows, 5 + step, dtype=torch.int64), scores).argmax(-1).numpy()
 

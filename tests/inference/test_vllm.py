@@ -2,12 +2,14 @@
 
 import sys
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+import torch
 
 from phf.base.errors import ConfigError
 from phf.config import DecoderConfig, ScenarioConfig
@@ -27,6 +29,7 @@ class SamplingParams:
     min_tokens: int
     stop_token_ids: list
     logit_bias: dict | None
+    extra_args: dict | None
     seed: int
     detokenize: bool
 
@@ -39,6 +42,7 @@ class LLM:
     max_model_len: int
     enable_prefix_caching: bool
     generation_config: str
+    logits_processors: list
     asked: list = field(default_factory=list)
     made: ClassVar[list] = []
 
@@ -53,6 +57,14 @@ class LLM:
         ]
 
 
+def processor_of(name, monkeypatch):
+    """Finds the class that vLLM is told the name of, as vLLM does, and returns what makes its rules."""
+    path, _, class_name = name.partition(":")
+    base = SimpleNamespace(AdapterLogitsProcessor=object)
+    monkeypatch.setitem(sys.modules, "vllm.v1.sample.logits_processor", base)
+    return getattr(import_module(path), class_name)().new_req_logits_processor
+
+
 def test_a_scenario_becomes_sampling_parameters(model, language_model, tokenizer, monkeypatch):
     LLM.made.clear()
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams))
@@ -64,21 +76,27 @@ def test_a_scenario_becomes_sampling_parameters(model, language_model, tokenizer
         ),
         "other": (
             [""],
-            ScenarioConfig(samples=1, emit_tags="all", max_new_tokens=5, min_new_tokens=0, top_k=7),
+            ScenarioConfig(samples=1, emit_tags="none", max_new_tokens=5, min_new_tokens=0, top_k=7),
         ),
     }
     drawn = generate_all(language_model, asked, vllm_folder=Path("exported"), seed=3)
     (llm,) = LLM.made
-    assert (llm.model, llm.max_model_len) == ("exported", 4 + 9)
+    assert (llm.model, llm.max_model_len) == ("exported", 4 + 18)  # a tag may stand before each token
     ids = [tokenizer(text)["input_ids"] for text in ("ab", "c")]
     prompts = [prompt["prompt_token_ids"] for prompt, _ in llm.asked]
     assert prompts == [[256, 257, *ids[0]]] * 2 + [[256, 257, *ids[1]]] * 2 + [[256, 257]]  # by length
     parameters = [parameters for _, parameters in llm.asked]
     first, last = parameters[0], parameters[-1]
     assert (first.temperature, first.top_p, first.top_k) == (0.7, 0.9, -1)
-    assert (first.max_tokens, first.min_tokens, first.stop_token_ids) == (9, 3, [256])
-    assert first.logit_bias == {257: -100.0, 258: -100.0}
-    assert (last.top_k, last.logit_bias, last.detokenize) == (7, None, False)
+    assert (first.max_tokens, first.min_tokens, first.stop_token_ids) == (18, 3, [256])
+    assert (first.logit_bias, last.logit_bias) == (None, {257: -100.0, 258: -100.0})
+    assert (last.max_tokens, last.top_k, last.extra_args, last.detokenize) == (5, 7, None, False)
+    (processor,) = llm.logits_processors
+    rule = processor_of(processor, monkeypatch)(first)
+    logits = torch.zeros(259)
+    changed = rule([256, 257], [65], logits.clone())
+    assert changed.softmax(-1)[[65, 257, 258]].tolist() == pytest.approx([1 / 259, 2 / 259, 0])
+    assert processor_of(processor, monkeypatch)(last) is None
     assert len({one.seed for one in parameters[:4]}) == 4
     assert [(s.prompt_index, s.sample_index, s.num_tokens, s.finished) for s in drawn["plain"]] == [
         (p, s, 1, True) for p in range(2) for s in range(2)

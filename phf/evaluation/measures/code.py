@@ -174,7 +174,6 @@ class Code(ModelMeasure):
             top_p=options.top_p,
             max_new_tokens=options.max_new_tokens,
             min_new_tokens=0,
-            emit_tags="good",  # a model with tags learned to write one before each line
         )
         with sampling_progress("functions", len(functions) * options.samples) as advance:
             try:

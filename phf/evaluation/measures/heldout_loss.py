@@ -23,7 +23,6 @@ from phf.base.estimates import Bootstrap, Interval
 from phf.base.quantiles import smallest_reaching
 from phf.blocks.block import Block, Kind
 from phf.blocks.packed import PackedView
-from phf.config import ScenarioConfig
 from phf.evaluation.measures.heldout import Decile, HeldoutResults
 from phf.inference.loaded_model import LoadedModel
 from phf.store.store import TokenStore
@@ -78,7 +77,7 @@ def measure_heldout(
             shuffle=False,
         )
 
-    plain, banned = packed(View()), control.banned(ScenarioConfig())
+    plain, banned = packed(View()), control.tag_tokens
     counted = first_segments(plain, num_blocks, len(split.segment_ends))
     untagged = own = segment_losses(model.network, plain, counted, facts.document_mask, banned)
     if facts.tags:

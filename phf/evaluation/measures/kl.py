@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from phf.base.errors import ConfigError, PhfError
 from phf.base.estimates import UNBOUNDED, Interval
 from phf.base.progress import progress
-from phf.config import ScenarioConfig, option
+from phf.config import option
 from phf.evaluation.measures.base import Axis, Column, Condition, Evaluated, ModelMeasure, estimate
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class KL(ModelMeasure):
 
         model, config = evaluated.model, self.options
         theirs = reference_tokenizer(config)
-        tags = set(model.tokenizer.convert_ids_to_tokens(model.control.banned(ScenarioConfig())))
+        tags = set(model.tokenizer.convert_ids_to_tokens(model.control.tag_tokens))
         if theirs is not None and tags & theirs.get_vocab().keys():
             raise ConfigError(
                 f"evaluation.measures.kl.reference: {config.reference} has tags; a reference must have none"

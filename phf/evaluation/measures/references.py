@@ -156,7 +156,7 @@ def _local(config: KLOptions, seed: int) -> Draw:
             f"{config.reference}, {model.limit} tokens; set it to {model.limit - len(prefix)} or less"
         )
     plain = ScenarioConfig(temperature=1.0, top_p=1.0, min_new_tokens=0, max_new_tokens=config.max_tokens)
-    sampling = Sampling(plain, tuple(model.control.banned(plain)), control.eos_id)
+    sampling = Sampling(plain, tuple(model.control.tag_tokens), control.eos_id)
 
     def draw(numbers: range) -> list[ReferenceSample]:
         keys = row_keys(seed, [0] * len(numbers), list(numbers)).to(network.device)
@@ -171,7 +171,7 @@ def _local(config: KLOptions, seed: int) -> Draw:
                     eos_token_id=control.eos_id,
                     pad_token_id=control.eos_id,
                 ),
-                logits_processor=[GumbelSampler(sampling, keys, len(prefix))],
+                logits_processor=[GumbelSampler(sampling, keys, len(prefix), control, config.max_tokens)],
             )
         rows = [_upto(row, control.eos_id) for row in output_BT[:, len(prefix) :].tolist()]
         logp = model.log_probabilities([model.row("none", [], [row]) for row in rows])

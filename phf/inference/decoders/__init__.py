@@ -6,6 +6,7 @@ from phf.base.errors import ConfigError
 from phf.config import DecoderConfig, ScenarioConfig, read_options
 from phf.inference.decoders.base import Decoder
 from phf.inference.sampler import Sampling
+from phf.inference.tag_rule import tag_rule
 from phf.model.control_tokens import ControlTokens
 from scorers.open_set import OpenSet
 
@@ -30,7 +31,8 @@ def find_decoder(scenario: ScenarioConfig, control: ControlTokens) -> Decoder:
             that it needs.
     """
     cls, options = check_decoder(scenario.decoder)
-    sampling = Sampling(scenario, tuple(control.banned(scenario)), control.eos_id)
+    banned = tuple(control.banned(scenario))
+    sampling = Sampling(scenario, banned, control.eos_id, tag_rule(scenario, control))
     return cls(sampling, control, options)
 
 

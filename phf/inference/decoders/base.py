@@ -75,7 +75,8 @@ class Request:
     Attributes:
         contexts: The tokens before the text: one context for all rows, or one for each row.
         decoder: Chooses the tokens of the text.
-        max_new_tokens: The maximum number of new tokens.
+        max_new_tokens: The maximum number of new tokens, not counting tags.
+        max_tokens: The maximum number of new tokens, tags included.
         key: A 64-bit number that decides the noise of the draw.
         name: The scenario that the text belongs to.
         index: Index of the request among those of the scenario.
@@ -84,6 +85,7 @@ class Request:
     contexts: tuple[tuple[int, ...], ...]
     decoder: Decoder
     max_new_tokens: int
+    max_tokens: int
     key: int
     name: str
     index: int
@@ -91,7 +93,7 @@ class Request:
     @property
     def length(self) -> int:
         """The maximum number of tokens, including the longest context."""
-        return max(map(len, self.contexts)) + self.max_new_tokens
+        return max(map(len, self.contexts)) + self.max_tokens
 
 
 @dataclass
@@ -102,6 +104,7 @@ class Text:
         request: The request for the text.
         next_tokens: For each row, the token that goes through the model next.
         tokens: The new tokens so far.
+        length: The number of these tokens that are not part of a tag.
         done: Whether the text is finished.
         state: Belongs to the decoder, for data that it keeps between steps.
     """
@@ -109,9 +112,37 @@ class Text:
     request: Request
     next_tokens: list[int]
     tokens: list[int] = field(default_factory=list)
+    length: int = 0
     done: bool = False
     state: Any = None
 
     def context_length(self, row: int) -> int:
         """The number of tokens before the text in a row."""
         return len(self.request.contexts[row % len(self.request.contexts)])
+
+    def add(self, token: int) -> None:
+        """Adds a token, and marks the text as done if the token ends it or no more tokens are allowed."""
+        control, request = self.request.decoder.control, self.request
+        self.tokens.append(token)
+        self.length += 1
+        if control.tags and tuple(self.tokens[-control.tag_length :]) in control.tags:
+            self.length -= control.tag_length
+        self.done = (
+            token == self.request.decoder.sampling.eos_id
+            or self.length == request.max_new_tokens
+            or len(self.tokens) == request.max_tokens
+        )
+
+    def recent(self, number: int) -> list[int]:
+        """The last tokens of the first row, its context included."""
+        return [*self.request.contexts[0], *self.tokens][-number:] if number else []
+
+
+def until_done(request: Request, row: Sequence[int]) -> list[int]:
+    """Returns the tokens of a row up to where the text is done; see `Text.add`."""
+    text = Text(request, [])
+    for token in row:
+        text.add(token)
+        if text.done:
+            break
+    return text.tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 
 from phf.base.errors import ConfigError
 from phf.config import option
+from phf.inference.decoders.base import Text
 from phf.inference.decoders.sampling import Sampler
 from phf.inference.sampler import Sampling
 from phf.model.control_tokens import ControlTokens
@@ -23,10 +26,11 @@ class GuidanceOptions:
 
 
 class Guidance(Sampler):
-    """Draws from logits_good + weight (logits_good - logits_bad).
+    """Draws text from logits_good + weight (logits_good - logits_bad), and tags from the good context alone.
 
     This is DExperts (Liu et al. 2021, arXiv 2105.03023, equation 1) with one model in all three roles, which
-    is the same as classifier-free guidance. Each text takes two rows, one with each tag.
+    is the same as classifier-free guidance. Each text takes two rows, one with each tag. The contrast is that
+    of text: where the model would write a tag, the bad context would find the good one likelier.
     """
 
     name = "guidance"
@@ -47,13 +51,32 @@ class Guidance(Sampler):
         if not control.tags:
             raise ConfigError("decoder: the model has no good and bad tag to contrast; set it to sampling")
 
-    def combine(self, logits_NWV: torch.Tensor) -> torch.Tensor:
+    def combine(self, logits_NWV: torch.Tensor, texts: Sequence[Text]) -> torch.Tensor:
         good_NV, bad_NV = logits_NWV.unbind(1)
-        return good_NV + self.options.weight * (good_NV - bad_NV)
+        contrast_NV = good_NV + self.options.weight * (good_NV - bad_NV)
+        if rule := self.sampling.rule:
+            for _, tokens, rows in rule.places(good_NV, [text.recent(rule.memory) for text in texts]):
+                contrast_NV[rows] = self._of_text(good_NV[rows], bad_NV[rows], tokens)
+        return contrast_NV
 
-    def spread(self, drawn_N: torch.Tensor) -> torch.Tensor:
+    def _of_text(self, good_BV: torch.Tensor, bad_BV: torch.Tensor, tags: list[int]) -> torch.Tensor:
+        """Contrasts what is not a tag; tags keep their log-probability in the good context."""
+        good_BV, bad_BV = good_BV.log_softmax(-1), bad_BV.log_softmax(-1)
+        tags_BT = good_BV[:, tags]
+        text_BV = good_BV + self.options.weight * (good_BV - bad_BV)
+        text_BV[:, tags] = -math.inf
+        no_tag_B1 = torch.log1p(-tags_BT.exp().sum(-1, keepdim=True).clamp(max=1))
+        text_BV = text_BV.log_softmax(-1) + no_tag_B1
+        text_BV[:, tags] = tags_BT
+        return text_BV
+
+    def spread(self, drawn_N: torch.Tensor, texts: Sequence[Text]) -> torch.Tensor:
         """Gives both contexts the drawn tokens. A drawn good tag becomes the bad tag in the bad context."""
-        mirrored_N = drawn_N.clone()
-        if not self.control.tags_are_text:
-            mirrored_N[drawn_N == self.control.tags[0][0]] = self.control.tags[-1][0]
-        return torch.stack([drawn_N, mirrored_N], 1)
+        good, bad = self.control.tags[0], self.control.tags[-1]
+        mirrored = drawn_N.tolist()
+        for i, text in enumerate(texts):
+            row = text.recent(len(good))
+            place = next((n for n in range(len(good), 0, -1) if tuple(row[-n:]) == good[:n]), 0)
+            if place:
+                mirrored[i] = bad[place - 1]
+        return torch.stack([drawn_N, drawn_N.new_tensor(mirrored)], 1)

@@ -75,6 +75,7 @@ class SafeBeams(Decoder):
             )
         self.width = 2 * self.options.beams
         self.bad_ids = [token for tag in control.tags[1:] for token in tag]
+        self.tag_ids = frozenset(control.tag_tokens)
 
     def step(self, logits_NWV: torch.Tensor, texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor]:
         stepped = [self._step(logits, text) for logits, text in zip(logits_NWV, texts, strict=True)]
@@ -86,7 +87,8 @@ class SafeBeams(Decoder):
         old = text.state or self._start(text, logits_WV.device)
         logits_WV = logits_WV[: len(old.rows)]
         kept_K = safest(logits_WV.log_softmax(-1)[:, self.bad_ids], self.width // 2)
-        score_KC, logp_KC, tokens_KC = self._continuations(logits_WV[kept_K], old, kept_K, len(text.tokens))
+        step = len(old.rows[0])
+        score_KC, logp_KC, tokens_KC = self._continuations(logits_WV[kept_K], old, kept_K, step)
         keys_KC = next_keys(old.keys[kept_K, None], tokens_KC)
         parents_KC = kept_K[:, None].expand_as(tokens_KC)
         ends_KC = tokens_KC == self.sampling.eos_id
@@ -107,11 +109,16 @@ class SafeBeams(Decoder):
         # Scores never increase, so no beam can overtake an ended one with a better score.
         ahead = bool(rows) and float(scores_W[0]) > ended[0]
         text.tokens = rows[0] if ahead else ended[1]
-        text.done = not ahead or len(rows[0]) == text.request.max_new_tokens
+        text.done = not ahead or (
+            self._length(rows[0]) == text.request.max_new_tokens or step + 1 == text.request.max_tokens
+        )
         # If there are fewer beams than rows, the remaining rows repeat the first one.
         tokens, parents = tokens or [0], parents or [0]
         padding = self.width - len(tokens)
         return tokens + tokens[:1] * padding, parents + parents[:1] * padding
+
+    def _length(self, row: list[int]) -> int:
+        return sum(token not in self.tag_ids for token in row)
 
     def _start(self, text: Text, device: torch.device) -> _Beams:
         zero = torch.zeros(1, dtype=torch.float64, device=device)
@@ -122,7 +129,8 @@ class SafeBeams(Decoder):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Computes score, log-probability and token of each possible continuation of a beam, each [K, C]."""
         scenario = self.sampling.scenario
-        logits_KV = self.sampling.cut(logits_KV, torch.full_like(kept_K, step))
+        lengths_K = torch.tensor([self._length(old.rows[kept]) for kept in kept_K.tolist()]).to(kept_K)
+        logits_KV = self.sampling.cut(logits_KV, lengths_K, [()] * len(kept_K))
         before_K1 = old.logps[kept_K, None]
         if scenario.temperature == 0:
             logp_KV = before_K1 + logits_KV.double().log_softmax(-1)
