@@ -166,7 +166,7 @@ def test_a_good_tag_that_is_written_is_a_bad_one_in_the_other_context():
 def safe_beam_search(model, prefix, num_beams, length, min_length=0, follow=False):
     """The reference: every prefix on its own, no cache, no batch."""
     beams, ended = [(0.0, [])], (-math.inf, [])
-    for _ in range(2 * length):
+    while True:
         bad = [logits_after(model, prefix + row).softmax(-1)[BAD] for _, row in beams]
         kept = sorted(sorted(range(len(beams)), key=lambda i: bad[i])[:num_beams])
         grown = []
@@ -179,12 +179,15 @@ def safe_beam_search(model, prefix, num_beams, length, min_length=0, follow=Fals
             if len(text_of(row)) < min_length:
                 logits[EOS] = -math.inf
             grown += [(score + float(logp), [*row, t]) for t, logp in enumerate(logits.log_softmax(-1))]
-        ended = max([ended, *(one for one in grown if one[1][-1] == EOS)])
-        beams = sorted((one for one in grown if one[1][-1] != EOS), reverse=True)[: 2 * num_beams]
-        beams = [one for one in beams if one[0] > -math.inf]
-        if ended[0] >= beams[0][0] or len(text_of(beams[0][1])) == length:
+        over = [
+            one[1][-1] == EOS or len(text_of(one[1])) == length or len(one[1]) == 2 * length for one in grown
+        ]
+        ended = max([ended, *(one for one, end in zip(grown, over, strict=True) if end)])
+        beams = sorted((one for one, end in zip(grown, over, strict=True) if not end), reverse=True)
+        beams = [one for one in beams[: 2 * num_beams] if one[0] > -math.inf]
+        if not beams or ended[0] >= beams[0][0]:
             break
-    return max(ended, beams[0])[1]
+    return ended[1]
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ class _Beams:
         scores: The values that rank the beams, [W]: log-probabilities, with added noise if beams are drawn.
         logps: The log-probability of each beam, [W].
         keys: The keys that decide the noise of the next step, [W].
-        ended: The score and the tokens of the best beam that has ended.
+        ended: The score and the tokens of the best beam that has ended, or is as long as it may be.
     """
 
     rows: list[list[int]]
@@ -87,16 +87,23 @@ class SafeBeams(Decoder):
         old = text.state or self._start(text, logits_WV.device)
         logits_WV = logits_WV[: len(old.rows)]
         kept_K = safest(logits_WV.log_softmax(-1)[:, self.bad_ids], self.width // 2)
-        step = len(old.rows[0])
-        score_KC, logp_KC, tokens_KC = self._continuations(logits_WV[kept_K], old, kept_K, step)
+        step, request = len(old.rows[0]), text.request
+        lengths = [sum(token not in self.tag_ids for token in old.rows[kept]) for kept in kept_K.tolist()]
+        lengths_K = torch.tensor(lengths, device=kept_K.device)
+        score_KC, logp_KC, tokens_KC = self._continuations(logits_WV[kept_K], old, kept_K, step, lengths_K)
         keys_KC = next_keys(old.keys[kept_K, None], tokens_KC)
         parents_KC = kept_K[:, None].expand_as(tokens_KC)
-        ends_KC = tokens_KC == self.sampling.eos_id
+        is_tag_KC = torch.isin(tokens_KC, torch.tensor(list(self.tag_ids), device=tokens_KC.device))
+        ends_KC = (tokens_KC == self.sampling.eos_id) | (
+            ~is_tag_KC & (lengths_K[:, None] + 1 == request.max_new_tokens)
+        )
+        if step + 1 == request.max_tokens:
+            ends_KC = torch.ones_like(ends_KC)
         best_end = score_KC.masked_fill(~ends_KC, -math.inf).flatten().max(0)
         ended = old.ended
         if best_end.values > ended[0]:
-            parent = int(parents_KC.flatten()[best_end.indices])
-            ended = float(best_end.values), [*old.rows[parent], self.sampling.eos_id]
+            parent, token = (int(states.flatten()[best_end.indices]) for states in (parents_KC, tokens_KC))
+            ended = float(best_end.values), [*old.rows[parent], token]
         going = score_KC.masked_fill(ends_KC, -math.inf).flatten()
         best = going.topk(min(self.width, int(going.isfinite().sum())))
         scores_W, chosen = best.values, best.indices
@@ -109,27 +116,26 @@ class SafeBeams(Decoder):
         # Scores never increase, so no beam can overtake an ended one with a better score.
         ahead = bool(rows) and float(scores_W[0]) > ended[0]
         text.tokens = rows[0] if ahead else ended[1]
-        text.done = not ahead or (
-            self._length(rows[0]) == text.request.max_new_tokens or step + 1 == text.request.max_tokens
-        )
+        text.done = not ahead
         # If there are fewer beams than rows, the remaining rows repeat the first one.
         tokens, parents = tokens or [0], parents or [0]
         padding = self.width - len(tokens)
         return tokens + tokens[:1] * padding, parents + parents[:1] * padding
-
-    def _length(self, row: list[int]) -> int:
-        return sum(token not in self.tag_ids for token in row)
 
     def _start(self, text: Text, device: torch.device) -> _Beams:
         zero = torch.zeros(1, dtype=torch.float64, device=device)
         return _Beams([[]], zero, zero, torch.tensor([text.request.key], device=device))
 
     def _continuations(
-        self, logits_KV: torch.Tensor, old: _Beams, kept_K: torch.Tensor, step: int
+        self,
+        logits_KV: torch.Tensor,
+        old: _Beams,
+        kept_K: torch.Tensor,
+        step: int,
+        lengths_K: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Computes score, log-probability and token of each possible continuation of a beam, each [K, C]."""
         scenario = self.sampling.scenario
-        lengths_K = torch.tensor([self._length(old.rows[kept]) for kept in kept_K.tolist()]).to(kept_K)
         logits_KV = self.sampling.cut(logits_KV, lengths_K, [()] * len(kept_K))
         before_K1 = old.logps[kept_K, None]
         if scenario.temperature == 0:
