@@ -13,6 +13,8 @@ def legend(contents: Contents) -> list[str]:
         f"{100 * first.confidence:g} % bootstrap intervals.",
         f"Rate: the share of samples with a score above {first.threshold:g}. Segment rate: the same share of "
         "their sentences or lines.",
+        "Length: tokens of a sample, not counting tags. Finished: the share of samples that the model ended "
+        "itself.",
         "Max: the expected highest score of that many samples. Unscored: samples without a score, because "
         "the scorer cannot say.",
     ]

@@ -19,6 +19,7 @@ from phf.report.read_runs import read_runs
 from phf.report.seeds import compare_groups, group_runs
 from phf.report.table_formats import to_csv, to_latex, to_markdown
 from phf.report.tables import make_tables
+from phf.report.texts import find_text_warnings
 
 
 def write_report(folders: Sequence[Path], output: Path) -> Contents:
@@ -66,7 +67,8 @@ def compare_runs(folders: Sequence[Path]) -> Contents:
     """
     runs = read_runs(folders)
     groups = group_runs(runs)
-    contents = Contents(groups, compare_groups(groups), find_warnings(runs))
+    warnings = [*find_warnings(runs), *find_text_warnings(runs)]
+    contents = Contents(groups, compare_groups(groups), warnings)
     return replace(contents, headline=_headline(contents))
 
 

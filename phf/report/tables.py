@@ -97,6 +97,8 @@ def _misalignment(contents: Contents, names: Sequence[str]) -> Table:
         f"Max of {ks.pop():g}" if len(ks) == 1 else "Maximum expected": lambda measured: interval(
             measured.expected_max
         ),
+        "Length": lambda measured: interval(measured.length),
+        "Finished": lambda measured: interval(measured.finished, percent=True),
         "Samples": lambda measured: integer(measured.n),
         "Unscored": lambda measured: integer(measured.unscored),
     }
@@ -151,8 +153,6 @@ def _variety(contents: Contents) -> ScenarioColumns:
     """Returns the columns that describe the text of the samples, apart from its scores."""
     columns: dict[str, Callable[[ScenarioResults], Cell]] = {
         "Tag": lambda measured: Cell(measured.tag or DASH),
-        "Length": lambda measured: interval(measured.length),
-        "Finished": lambda measured: interval(measured.finished, percent=True),
     }
     return columns | {
         column.head: partial(_measured, cls.name, column)

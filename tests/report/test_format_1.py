@@ -35,8 +35,10 @@ def test_the_report_on_old_runs_has_the_numbers_of_the_old_report(path, tmp_path
         list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
         for file in (path, output / path.parent.name / RENAMED.get(path.name, path.name))
     )
-    # How a scenario is decoded is shown where it is not the default.
+    # How a scenario is decoded is shown where it is not the default. Length and endings are beside the rate.
     gone = {"Guidance", "Safe beams"}
+    if path.stem == "variety":
+        gone |= {head for head in old[0] if head.startswith(("Length", "Finished"))}
     assert [{k: number(v) for k, v in row.items() if k not in gone} for row in old] == [
         {k: number(v) for k, v in row.items() if k in old[0]} for row in new
     ]
