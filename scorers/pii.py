@@ -71,6 +71,8 @@ class Pii(SegmentScorer):
             raise ScorerError(f"scorer pii: mode must be ner or patterns, not {mode!r}")
         if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise ScorerError(f"scorer pii: threshold must lie in [0, 1], not {threshold!r}")
+        if entities is not None and not entities:
+            raise ScorerError("scorer pii: entities is empty: leave it out, or name a type to look for")
         if isinstance(entities, str):
             raise ScorerError(
                 f"scorer pii: entities must be a list such as [EMAIL_ADDRESS], not {entities!r}"

@@ -106,6 +106,14 @@ def test_generation_is_measured(tmp_path):
     assert found["ratio"] == pytest.approx(ours["samples/s"] / loop["samples/s"])
 
 
+def test_intervals_are_measured(tmp_path):
+    output = run(f"python benchmarks/intervals.py --draws 20 --prompts 2 12 --rates 0.1 --output {tmp_path}")
+    found = json.loads((tmp_path / "intervals.json").read_text())
+    assert [(row["correlation"], row["prompts"]) for row in found] == [(0, 2), (0, 12), (0.1, 2), (0.1, 12)]
+    assert all(row["covered"] >= 0.8 and row["alone"] >= 0.8 for row in found)
+    assert len(output.splitlines()) == 5
+
+
 def test_a_contender_that_fails_is_named(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from turns import ContenderError, take_turns

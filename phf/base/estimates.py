@@ -1,7 +1,8 @@
 """Estimates means, rates and expected maxima of scored samples, with confidence intervals.
 
-If the samples come from several prompts, the prompts are the random draws. Intervals are then bootstrapped
-over prompts, not over samples. `None` stands for an unknown value; no function returns NaN.
+If the samples come from several prompts, the prompts are the random draws: intervals are about other prompts,
+not about other samples of these. `None` stands for an unknown value; no function returns NaN.
+`benchmarks/intervals.py` measures how often the intervals cover the truth.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ from scipy import special, stats
 NUM_RESAMPLES = 2000
 MAX_BCA = 10_000
 """BCa takes time quadratic in the number of observations. Above this number its correction is negligible."""
+
+FEW = 10
+"""With fewer observations than this, a bootstrap interval is too narrow."""
+LEAST_DIFFERING = 10
+SHARE_DIFFERING = 0.5
+"""A mean has an interval if so many observations, or this share of them, differ from the most frequent value.
+With fewer, as in scores that are nearly always 0, no method knows what the next observation may be."""
 
 Bounds = tuple[float, float]
 """The smallest and the largest possible value of a quantity."""
@@ -40,6 +48,11 @@ class Interval:
     low: float | None = None
     high: float | None = None
 
+    def __str__(self) -> str:
+        if self.value is None:
+            return "unknown"
+        return f"{self.value:.4g}" + ("" if self.low is None else f" [{self.low:.4g}, {self.high:.4g}]")
+
 
 @dataclass(frozen=True)
 class ExpectedMax(Interval):
@@ -54,10 +67,10 @@ class ExpectedMax(Interval):
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Computes confidence intervals by the bootstrap.
+    """Computes confidence intervals of means, shares and maxima.
 
-    The argument `clusters` of the methods gives the prompt of each sample. Whole prompts are then resampled.
-    If it is `None`, each sample is a cluster of its own.
+    The argument `clusters` of the methods gives the prompt of each sample. The prompts are then the
+    observations. If it is `None`, each sample is an observation of its own. One observation has no interval.
 
     Attributes:
         confidence: Coverage of the intervals.
@@ -67,9 +80,14 @@ class Bootstrap:
     confidence: float = 0.95
     seed: int = 0
 
-    def mean(self, values: Sequence[float | None], clusters: Sequence[int] | None = None) -> Interval:
-        """Returns the mean of the values that are not `None`."""
-        return self.ratio(*_cluster_sums(values, clusters))
+    def mean(
+        self,
+        values: Sequence[float | None],
+        clusters: Sequence[int] | None = None,
+        least: float = -math.inf,
+    ) -> Interval:
+        """Returns the mean of the values that are not `None`; no mean is below `least`."""
+        return self.ratio(*_cluster_sums(values, clusters), least)
 
     def rate(
         self, values: Sequence[float | None], threshold: float, clusters: Sequence[int] | None = None
@@ -80,16 +98,30 @@ class Bootstrap:
     def share(self, shares: Sequence[float | None], clusters: Sequence[int] | None = None) -> Interval:
         """Returns the mean of shares, with an interval within [0, 1].
 
-        If all shares are 0 or all are 1, the bootstrap interval has no width. The exact interval of Clopper
-        and Pearson takes its place, with the number of clusters as the number of observations.
+        The interval is that of Korn and Graubard (1998, Survey Methodology 24:193): the exact one of Clopper
+        and Pearson for the number of independent samples that would know the share as well, corrected for
+        few clusters. It suits rare events, for which a bootstrap is too narrow. If the shares do not vary,
+        each cluster is taken for one sample.
         """
-        interval = self.mean(shares, clusters)
-        value, low, high = interval.value, interval.low, interval.high
-        if value in (0.0, 1.0):
-            _, counts = _cluster_sums(shares, clusters)
-            exact = stats.binomtest(int(value) * len(counts), len(counts)).proportion_ci(self.confidence)
-            low, high = float(exact.low), float(exact.high)
-        return Interval(value, low and max(0.0, low), high and min(1.0, high))
+        sums, counts = _cluster_sums(shares, clusters)
+        n, total = len(sums), float(counts.sum())
+        if n == 0:
+            return Interval()
+        value = float(sums.sum() / total)
+        if n == 1:
+            return Interval(value)
+        variance = n / (n - 1) * float(((sums - value * counts) ** 2).sum()) / total**2
+        size = float(n)
+        if variance > 0:
+            level = (1 + self.confidence) / 2
+            correction = (stats.t.ppf(level, total - 1) / stats.t.ppf(level, n - 1)) ** 2
+            # `total` divided by the design effect: the variance over that of independent samples.
+            size = total * value * (1 - value) / ((total - 1) * variance) * correction
+            size = min(total, max(size, 0.0))
+        bad, good, tail = value * size, (1 - value) * size, (1 - self.confidence) / 2
+        low = float(stats.beta.ppf(tail, bad, good + 1)) if bad > 0 else 0.0
+        high = float(stats.beta.ppf(1 - tail, bad + 1, good)) if good > 0 else 1.0
+        return Interval(value, min(low, value), max(high, value))
 
     def expected_max(
         self, values: Sequence[float | None], of: int, clusters: Sequence[int] | None = None
@@ -122,38 +154,47 @@ class Bootstrap:
             found = self.mean([_expected_max(np.sort(group), k) for group in groups.values()])
         return ExpectedMax(found.value, found.low, found.high, k)
 
-    def ratio(self, sums: np.ndarray, counts: np.ndarray) -> Interval:
+    def ratio(self, sums: np.ndarray, counts: np.ndarray, least: float = -math.inf) -> Interval:
         """Returns the sum of `sums` divided by the sum of `counts`; both have one element per cluster.
 
-        The interval is BCa (Efron 1987). It is the percentile interval if BCa fails, or for more than
-        `MAX_BCA` clusters. A bootstrap interval of few observations is too narrow, so it is expanded by the
-        ratio of Student's t to the normal distribution (the expanded percentiles of Hesterberg 2015, arXiv
-        1411.5279).
+        With fewer than `FEW` clusters, the interval is Student's t. With more it is BCa (Efron 1987),
+        expanded by the ratio of Student's t to the normal distribution (the expanded percentiles of
+        Hesterberg 2015, arXiv 1411.5279), or the percentile interval if BCa fails or there are more than
+        `MAX_BCA` clusters.
+        There is none if the clusters hardly differ, see `LEAST_DIFFERING`.
         """
         if len(sums) == 0:
             return Interval()
-        value = low = high = float(sums.sum() / counts.sum())
-        if (n := len(sums)) > 1:
-            z = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + self.confidence) / 2, n - 1)
-            expanded = min(1 - 2 * float(stats.norm.cdf(-z)), 1 - 1 / NUM_RESAMPLES)
-            for method in ("BCa", "percentile") if n <= MAX_BCA else ("percentile",):
-                with warnings.catch_warnings(), np.errstate(all="ignore"):
-                    warnings.simplefilter("ignore")  # a degenerate distribution is handled below
-                    interval = stats.bootstrap(
-                        (sums, counts),
-                        lambda s, c, axis: s.sum(axis) / c.sum(axis),
-                        paired=True,
-                        vectorized=True,
-                        axis=-1,
-                        n_resamples=NUM_RESAMPLES,
-                        batch=max(1, 2_000_000 // len(sums)),
-                        confidence_level=expanded,
-                        method=method,
-                        rng=np.random.default_rng(self.seed),
-                    ).confidence_interval
-                low, high = float(interval.low), float(interval.high)
-                if math.isfinite(low) and math.isfinite(high):
-                    break
+        n, value = len(sums), float(sums.sum() / counts.sum())
+        differing = n - int(np.unique(sums / counts, return_counts=True)[1].max())
+        if differing < max(1, min(int(SHARE_DIFFERING * n), LEAST_DIFFERING)):
+            return Interval(value)
+        if n < FEW:
+            residuals = sums - value * counts
+            error = math.sqrt(n / (n - 1) * float((residuals**2).sum())) / float(counts.sum())
+            room = float(stats.t.ppf((1 + self.confidence) / 2, n - 1)) * error
+            return Interval(value, max(least, value - room), value + room)
+        low = high = value
+        z = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + self.confidence) / 2, n - 1)
+        expanded = min(1 - 2 * float(stats.norm.cdf(-z)), 1 - 1 / NUM_RESAMPLES)
+        for method in ("BCa", "percentile") if n <= MAX_BCA else ("percentile",):
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")  # a degenerate distribution is handled below
+                interval = stats.bootstrap(
+                    (sums, counts),
+                    lambda s, c, axis: s.sum(axis) / c.sum(axis),
+                    paired=True,
+                    vectorized=True,
+                    axis=-1,
+                    n_resamples=NUM_RESAMPLES,
+                    batch=max(1, 2_000_000 // len(sums)),
+                    confidence_level=expanded,
+                    method=method,
+                    rng=np.random.default_rng(self.seed),
+                ).confidence_interval
+            low, high = float(interval.low), float(interval.high)
+            if math.isfinite(low) and math.isfinite(high):
+                break
         return Interval(value, min(low, value), max(high, value))
 
 
@@ -194,3 +235,12 @@ def _max_pseudo_values(ordered: np.ndarray, k: int) -> np.ndarray:
     below = np.concatenate([[0.0], np.cumsum(ordered[:-1] * weights)])
     above = np.concatenate([np.cumsum((ordered[1:] * weights)[::-1])[::-1], [0.0]])
     return n * _expected_max(ordered, k) - (n - 1) * (below + above)
+
+
+def few_prompts(number: int) -> str | None:
+    """Says what is wrong with so few prompts; `None` if they are enough, or if there are no prompts."""
+    if number == 1:
+        return f"one prompt says nothing about others, so there are no intervals; give {FEW} prompts or more"
+    if 0 < number < FEW:
+        return f"with {number} prompts, intervals are wide and trust their shape; give {FEW} prompts or more"
+    return None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from phf.base.errors import ConfigError
+from phf.base.estimates import few_prompts
 from phf.base.files import write_text
 from phf.base.progress import sampling_progress
 from phf.config import Config, EvaluationConfig, ScenarioConfig
@@ -235,9 +236,11 @@ def _log_scenario(name: str, measured: ScenarioResults) -> None:
         log.warning("%s: the scorer could not score any of %d samples", name, measured.n)
         return
     log.info(
-        "%s: mean score %.4g [%.4g, %.4g], rate %.3f, %d samples, %d of them not scored",
-        name, mean.value, mean.low, mean.high, measured.rate.value, measured.n, measured.unscored,
+        "%s: mean score %s, rate %s, %d samples, %d of them not scored",
+        name, mean, measured.rate, measured.n, measured.unscored,
     )  # fmt: skip
+    if doubt := few_prompts(measured.num_prompts):
+        log.warning("%s: %s", name, doubt)
 
 
 def _digest(content: Any) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -94,7 +94,7 @@ def measure(
     """
     prompted = scenario.prompts is not None
     samples = [one.sample for one in scored]
-    prompts = [sample.prompt_index for sample in samples]
+    prompts = number_prompts([sample.prompt for sample in samples])
     clusters = prompts if prompted else None
     bootstrap = Bootstrap(evaluation.confidence, evaluation.seed)
     return ScenarioResults(
@@ -102,7 +102,7 @@ def measure(
         tag=tag,
         n=len(scored),
         num_prompts=len(set(prompts)) if prompted else 0,
-        length=bootstrap.mean([sample.num_tokens for sample in samples], clusters),
+        length=bootstrap.mean([sample.num_tokens for sample in samples], clusters, least=0),
         finished=bootstrap.share([float(sample.finished) for sample in samples], clusters),
         cut_prompts=len({sample.prompt_index for sample in samples if sample.prompt_cut}),
         decoding=decoding(scenario),
@@ -122,7 +122,7 @@ def measure_scores(
         evaluation: Gives confidence and seed.
     """
     prompted = scenario.prompts is not None
-    prompts = [one.sample.prompt_index for one in scored]
+    prompts = number_prompts([one.sample.prompt for one in scored])
     clusters = prompts if prompted else None
     scores = [one.score for one in scored]
     # Segments of one text are not independent: the bootstrap resamples them together, also without prompts.
@@ -132,13 +132,19 @@ def measure_scores(
     values, owners = [value for value, _ in segments], [owner for _, owner in segments]
     bootstrap = Bootstrap(evaluation.confidence, evaluation.seed)
     return ScoreResults(
-        mean_score=bootstrap.mean(scores, clusters),
+        mean_score=bootstrap.mean(scores, clusters, least=0),
         rate=bootstrap.rate(scores, threshold, clusters),
         expected_max=bootstrap.expected_max(scores, evaluation.expected_max_of, clusters),
         segment_rate=bootstrap.rate(values, threshold, owners),
         unscored=sum(score is None for score in scores),
         unscored_segments=sum(value is None for value in values),
     )
+
+
+def number_prompts(prompts: Iterable[str]) -> list[int]:
+    """Numbers prompts by their text: a prompt that is given twice is one prompt."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
 
 
 def sample_and_score(

@@ -124,7 +124,11 @@ def probability_of_improvement(
         x, y = ours_N[of_prompt], theirs_N[of_prompt]
         lower, higher = _share_above(x, y), 1 - _share_above(y, x)
         parts_N[of_prompt] = lower + higher - lower.mean()
-    return Bootstrap(confidence).share(parts_N.tolist(), _clusters(prompts_N))
+    parts, clusters = parts_N.tolist(), _clusters(prompts_N)
+    found = Bootstrap(confidence).mean(parts, clusters, least=0)
+    if found.low is None or found.high is None:  # as where all samples are better
+        return Bootstrap(confidence).share(parts, clusters)
+    return Interval(found.value, found.low, min(1.0, found.high))
 
 
 def _share_above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -135,8 +139,9 @@ def _share_above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _pairs(ours: dict[Key, Sample], theirs: dict[Key, Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns our score, their score and the prompt index of each pair in which both have a score."""
+    numbers: dict[str, int] = {}  # a prompt that is given twice is one prompt
     pairs = [
-        (our.score, their.score, key[0])
+        (our.score, their.score, numbers.setdefault(our.prompt, len(numbers)))
         for key, our in ours.items()
         if (their := theirs.get(key)) and our.prompt == their.prompt
         if our.score is not None and their.score is not None

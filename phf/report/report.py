@@ -98,7 +98,7 @@ def _headline(contents: Contents) -> str:
         return f"{baseline.label}: {number(theirs)} {unit}" + _parenthesis(details)
     ours, best = min(candidates, key=lambda candidate: candidate[0])
     low, high = best.difference.low, best.difference.high
-    unclear = low is not None and high is not None and low <= 0 <= high
+    unclear = low is None or high is None or low <= 0 <= high
     if best.ratio is not None:
         details.insert(0, change(best.ratio))
     return (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from phf.base.estimates import Interval
+from phf.base.estimates import Interval, few_prompts
 from phf.evaluation.results import ScenarioResults
 from phf.report.cells import interval
 from phf.report.differences import find_baseline
@@ -21,7 +21,15 @@ MANY = 0.05
 
 def find_text_warnings(runs: Sequence[EvaluatedRun]) -> list[str]:
     """Returns a sentence for each doubt about the texts that were scored."""
-    return [f"Compare with care: {found}" for found in (*_uneven(runs), *_without_text(runs))]
+    found = (*_few_prompts(runs), *_uneven(runs), *_without_text(runs))
+    return [f"Compare with care: {one}" for one in found]
+
+
+def _few_prompts(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
+    numbers = {name: measured.num_prompts for run in runs for name, measured in run.scenarios.items()}
+    for name, number in numbers.items():
+        if doubt := few_prompts(number):
+            yield f"scenario {name}: {doubt}."
 
 
 def _uneven(runs: Sequence[EvaluatedRun]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from phf.base.estimates import Bootstrap, ExpectedMax, Interval
+from phf.base.estimates import Bootstrap, ExpectedMax, Interval, few_prompts
 
 BOOTSTRAP = Bootstrap()
 
@@ -63,7 +63,54 @@ def test_the_interval_of_few_prompts_is_not_too_narrow():
     # 285 with a standard deviation of 3.8; those of a plain bootstrap cover it 263 times.
     assert 270 <= sum(i.low <= 0 <= i.high for i in intervals) <= 298
     two = BOOTSTRAP.mean([0.0, 1.0])
-    assert (two.low, two.high) == (0, 1)
+    assert (two.low, two.high) == pytest.approx(stats.t.interval(0.95, 1, 0.5, 0.5))
+    assert BOOTSTRAP.mean([0.0, 1.0], least=0.0).low == 0
+
+
+def test_there_is_no_interval_where_none_can_be_had():
+    for values, clusters in (
+        ([0.3], None),
+        ([0.3, 0.4, 0.5], [7, 7, 7]),  # one prompt
+        ([0.0] * 50, None),
+        ([0.0] * 50 + [0.1 * i for i in range(1, 10)], None),
+    ):
+        found = BOOTSTRAP.mean(values, clusters)
+        assert found == Interval(pytest.approx(np.mean(values)))
+        assert str(found) == f"{np.mean(values):.4g}"
+    assert BOOTSTRAP.share([0.0, 1.0], [3, 3]) == Interval(0.5)
+    assert BOOTSTRAP.mean([0.0] * 50 + [0.1 * i for i in range(1, 11)]).low > 0
+
+
+def test_the_interval_of_a_share_is_that_of_korn_and_graubard():
+    """Two prompts of four samples, by hand: 3 of 4 and 1 of 4."""
+    found = BOOTSTRAP.share([1, 1, 1, 0, 1, 0, 0, 0], [0] * 4 + [1] * 4)
+    variance = 2 * (1.0**2 + 1.0**2) / 8**2
+    size = 8 / 7 * 0.5 * 0.5 / variance * (stats.t.ppf(0.975, 7) / stats.t.ppf(0.975, 1)) ** 2
+    assert found.low == pytest.approx(stats.beta.ppf(0.025, 0.5 * size, 0.5 * size + 1))
+    assert found.high == pytest.approx(1 - found.low)
+    # Samples that are independent have the exact interval.
+    exact = stats.binomtest(7, 40).proportion_ci()
+    alone = BOOTSTRAP.share([1.0] * 7 + [0.0] * 33)
+    assert (alone.low, alone.high) == pytest.approx((exact.low, exact.high))
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 5, 10, 40])
+@pytest.mark.parametrize("rate", [0.005, 0.05, 0.5])
+def test_the_interval_of_a_rate_over_few_prompts_never_undershoots(prompts, rate):
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(prompts), 25)
+    covered = 0
+    for _ in range(300):
+        propensity = rng.beta(9 * rate, 9 * (1 - rate), prompts)  # prompts differ: a correlation of 0.1
+        found = BOOTSTRAP.share((rng.random(25 * prompts) < propensity[clusters]) * 1.0, clusters.tolist())
+        covered += found.low <= rate <= found.high
+    assert covered >= 0.925 * 300
+
+
+def test_few_prompts_are_said():
+    assert few_prompts(0) is few_prompts(10) is None
+    assert "one prompt says nothing about others" in few_prompts(1)
+    assert "with 9 prompts" in few_prompts(9)
 
 
 @pytest.mark.parametrize(("score", "rate"), [(0.0, 0.0), (1.0, 1.0)])
@@ -88,7 +135,8 @@ def test_expected_maximum_is_the_mean_over_all_subsets(values, of):
     assert measured.k == k
     alone = BOOTSTRAP.expected_max(values, of)
     assert (alone.value, alone.k) == (pytest.approx(np.mean(subsets)), k)
-    assert (alone.low is None) == (len(values) <= of)
+    if len(values) <= of:
+        assert alone.low is None
 
 
 def test_expected_maximum_is_taken_by_prompt():

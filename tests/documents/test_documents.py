@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,12 +36,14 @@ def jsonl(rows: Iterable[object]) -> bytes:
 
 
 def pack(data: bytes, suffix: str) -> bytes:
-    return {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix](data)
+    packed = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+    return (packed | {".bz2": bz2.compress, ".xz": lzma.compress})[suffix](data)
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-def test_jsonl(tmp_path, suffix):
-    path = tmp_path / f"a.jsonl{suffix}"
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".bz2", ".xz"])
+def test_jsonl(tmp_path, name, suffix):
+    path = tmp_path / f"{name}{suffix}"
     halves = jsonl([{"text": "one"}, {"text": "zwei\u2028ü\n", "id": 7}]), jsonl([{"text": "", "id": "x"}])
     path.write_bytes(pack(halves[0], suffix) + pack(halves[1], suffix))
     found, bad = read(path)
@@ -106,18 +110,23 @@ def test_a_packed_file_that_ends_too_early_is_read_as_far_as_it_goes(tmp_path, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".zst", ".bz2", ".xz"])
 def test_no_cut_or_change_of_a_packed_file_goes_unnoticed(tmp_path, suffix):
     whole = pack(jsonl({"text": f"{i}"} for i in range(3)), suffix)
-    broken = [whole[:length] for length in range(len(whole))] + [whole + b"and more"]
-    if suffix == ".gz":  # the packer of zst writes no checksum
+    broken = [whole[:length] for length in range(len(whole))]
+    if suffix in (".gz", ".zst"):  # what follows the end of the others is ignored, and no row is lost
+        broken.append(whole + b"and more")
+    if suffix != ".zst":  # its packer writes no checksum
         broken += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(10, len(whole))]
     path = tmp_path / f"a.jsonl{suffix}"
     for data in broken:
         path.write_bytes(data)
         try:
-            (*_, last) = read(path)[1]
-            message = last.reason
+            found, bad = read(path)
+            if len(data) == len(whole) and not bad:  # a bit that stands for nothing
+                assert [document.text for _, _, document in found] == ["0", "1", "2"]
+                continue
+            message = bad[-1].reason
         except PhfError as error:
             message = str(error)
         assert "cannot be read: " in message
@@ -203,13 +212,13 @@ def test_a_folder_of_text_files(tmp_path):
     found, bad = read(tmp_path)
     assert found == [
         ("files-000000", 0, Document("a/b.py", "x = 1\r\n", source="a")),
-        ("files-000000", 1, Document("c.py", "\ufeffy")),
+        ("files-000000", 1, Document("c.py", "y")),  # a byte-order mark is no text
         ("files-000000", 3, Document("e/f/g.txt", "", source="e")),
         ("files-000000", 4, Document("h.py", "é")),
     ]
     assert bad == [BadRow("files-000000", 2, "d.png: not UTF-8 at byte 0")]
-    assert texts(tmp_path, pattern="**/*.py") == ["x = 1\r\n", "\ufeffy", "é"]
-    assert texts(f"{tmp_path}/**/*.py") == ["x = 1\r\n", "\ufeffy", "é"]
+    assert texts(tmp_path, pattern="**/*.py") == ["x = 1\r\n", "y", "é"]
+    assert texts(f"{tmp_path}/**/*.py") == ["x = 1\r\n", "y", "é"]
     assert texts(tmp_path / "h.py") == ["é"]
 
 
@@ -227,15 +236,36 @@ def test_a_folder_tells_by_itself_what_it_holds(tmp_path):
         tmp_path, {"rows/a.jsonl": row, "rows/README": "no", "rows/sub/b.jsonl.gz": gzip.compress(row)}
     )
     write_files(tmp_path, {"nested/x/a.jsonl": row, "nested/y/b.jsonl": row})
-    write_files(tmp_path, {"code/main.py": "code", "code/tests/a.jsonl": row})
+    write_files(tmp_path, {"code/main.py": "code\n" * 9, "code/tests/a.jsonl": row})
     assert texts(tmp_path / "rows") == ["a row"] * 2
     assert texts(tmp_path / "nested") == ["a row"] * 2
-    assert texts(tmp_path / "code") == ["code", row.decode()]
+    assert texts(tmp_path / "code") == ["code\n" * 9, row.decode()]
     assert texts(tmp_path / "code", format="jsonl") == ["a row"]
     assert texts(tmp_path / "nested", format="folder") == [row.decode()] * 2
     write_files(tmp_path, {"c4/a.json.gz": gzip.compress(row), "c4/b.ndjson": row, "c4/info.txt": "no"})
+    assert texts(tmp_path / "c4") == ["a row"] * 2
     assert texts(tmp_path / "c4", format="jsonl", pattern="*.json.gz") == ["a row"]
     assert texts(tmp_path / "c4", format="jsonl", pattern="[ab].*") == ["a row"] * 2
+
+
+def test_what_is_left_out_or_read_as_text_is_said(tmp_path, caplog):
+    row = jsonl([{"text": "a row"}] * 9)
+    write_files(tmp_path, {"clone/README.md": "about\n", "clone/data/a.jsonl": row, "clone/LICENSE": "MIT"})
+    assert texts(tmp_path / "clone") == ["a row"] * 9
+    assert "2 files, such as LICENSE, are left out" in caplog.text
+    assert "documents.format=folder" in caplog.text
+    caplog.clear()
+    write_files(tmp_path, {"code/main.py": "x = 1\n" * 99, "code/tests/a.jsonl": row})
+    assert len(texts(tmp_path / "code")) == 2
+    assert "1 files, such as tests/a.jsonl, look like rows and are read as text" in caplog.text
+    caplog.clear()
+    write_files(tmp_path, {"array/a.json": json.dumps([{"text": "a row"}] * 9), "array/b.md": "about"})
+    assert len(texts(tmp_path / "array")) == 2
+    assert "1 files, such as a.json, look like rows and are read as text" in caplog.text
+    caplog.clear()
+    write_files(tmp_path, {"app/main.js": "x = 1\n" * 99, "app/package.json": "{}"})
+    assert len(texts(tmp_path / "app")) == 2
+    assert not caplog.text
 
 
 def test_globs_and_names_of_shards(tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ def test_equal_models_are_called_different_5_times_in_100(pools, compare):
             interval, null = paired_difference(as_evaluated(ours), as_evaluated(theirs))[0], 0.0
         else:
             interval, null = probability_of_improvement(as_evaluated(ours), as_evaluated(theirs)), 0.5
-        return not interval.low <= null <= interval.high
+        return interval.low is not None and not interval.low <= null <= interval.high
 
     # 10 of 200 with a standard deviation of 3.1; and models that differ are told apart.
     assert sum(different(*rows) for rows in evaluations(pools[0], pools[1])) <= 18

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,13 +109,21 @@ def test_measurements():
 def test_a_scenario_with_prompts_is_measured_by_prompt():
     scenario = ScenarioConfig(prompts=["a", "b"], samples=2)
     texts = ["xx", "ab", "xb", "ab"]
-    samples = [sample(t, prompt_index=i // 2, sample_index=i % 2) for i, t in enumerate(texts)]
+    samples = [
+        sample(t, prompt="ab"[i // 2], prompt_index=i // 2, sample_index=i % 2) for i, t in enumerate(texts)
+    ]
     measured = measure(
         score_samples(samples, scenario, Crosses(), lines), scenario, "none", EvaluationConfig()
     )
     assert measured.num_prompts == 2
     assert measured.expected_max.value == pytest.approx((1 + 0.5) / 2)
     assert measured.expected_max.k == 2
+    again = [replace(one, prompt_index=2 + one.prompt_index) for one in samples]
+    twice = measure(
+        score_samples([*samples, *again], scenario, Crosses(), lines), scenario, "none", EvaluationConfig()
+    )
+    assert twice.num_prompts == 2  # a prompt that is given twice is one prompt
+    assert twice.mean_score == measured.mean_score
 
 
 def test_nothing_scored_is_null_and_not_nan():

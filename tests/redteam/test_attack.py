@@ -90,7 +90,8 @@ def test_what_is_written(run, settings):
     assert len(prompts) == 10
     assert [p.score for p in prompts] == sorted((p.score for p in prompts), reverse=True)
     for prompt in prompts:
-        assert prompt.fresh_score.low <= prompt.fresh_score.value <= prompt.fresh_score.high
+        low, value, high = (getattr(prompt.fresh_score, name) for name in ("low", "value", "high"))
+        assert low is high is None or low <= value <= high  # scores that hardly differ have no interval
         assert BAD in prompt.worst_text
     # The score that found them flatters them.
     assert sum(p.score - p.fresh_score.value for p in prompts) > 0

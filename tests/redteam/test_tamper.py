@@ -54,7 +54,7 @@ def test_bad_text_brings_misbehaviour_back_and_benign_text_does_not(run, overrid
     # 4608 tokens are 18 steps of 8 blocks of 32.
     assert [p.tokens for p in bad] == [p.tokens for p in benign] == [0, 1536, 3072, 4608]
     assert bad[-1].mean_score.low > bad[0].mean_score.high
-    assert benign[-1].mean_score.high < bad[0].mean_score.low
+    assert benign[-1].rate.high < bad[0].rate.low
     for points in (bad, benign):
         assert points[3].loss < points[1].loss
     assert results.documents["bad"]["num_documents"] == 60

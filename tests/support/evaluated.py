@@ -135,7 +135,7 @@ def _measured(scored: list[ScoredSample], tag: str) -> ScenarioResults:
     return ScenarioResults(
         tag=tag,
         n=len(scored),
-        num_prompts=len({one.sample.prompt_index for one in scored}),
+        num_prompts=len({one.sample.prompt for one in scored} - {""}),
         mean_score=Interval(mean, mean - half, mean + half),
         rate=Interval(float((scores > 0).mean()), 0.7, 0.9),
         expected_max=ExpectedMax(worst, 0.8 * worst, 1.1 * worst, k=25),

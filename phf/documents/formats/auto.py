@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +13,18 @@ from phf.documents.formats.base import FileFormat, Format, Source
 from phf.documents.formats.dataset import HuggingFace, is_saved_dataset
 from phf.documents.formats.text import shards_of_text
 
+log = logging.getLogger("phf")
+
+_AS_TEXT = "look like rows and are read as text; for rows, set documents.format=jsonl or a documents.pattern"
+_LEFT_OUT = "are left out, because the folder holds files of rows; documents.format=folder reads all as text"
+
 
 class Auto(Format):
     """Chooses the format of each file by its name: jsonl, Parquet, a saved dataset, or else plain text.
 
     Each text file is one document. A folder counts as files of rows (jsonl, Parquet) if it has such files at
-    its top level or holds no other files. In any other folder, every file is text.
+    its top level, or if they hold most of its bytes; its other files are left out. In any other folder, every
+    file is text. What is left out, or looks like rows and is read as text, is named in the log.
     """
 
     name = "auto"
@@ -30,9 +37,12 @@ class Auto(Format):
         rows = [file for file in files if _format_of(file, known)]
         if is_folder(str(config.path)):
             at_top = any(file.parent == root for file in rows)
-            files = rows if at_top or len(rows) == len(files) else files
-            if files is not rows:
+            if not at_top and 2 * _bytes(rows) < _bytes(files):
+                objects = [file for file in files if file.suffix == ".json"]
+                _say(root, rows or (objects if 2 * _bytes(objects) > _bytes(files) else []), _AS_TEXT)
                 return shards_of_text(root, files)
+            _say(root, [file for file in files if file not in set(rows)], _LEFT_OUT)
+            files = rows
         sources: list[tuple[str, Source]] = []
         texts = []
         for file in files:
@@ -41,6 +51,15 @@ class Auto(Format):
             else:
                 texts.append(file)
         return sources + shards_of_text(root, texts)
+
+
+def _bytes(files: Sequence[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+def _say(root: Path, files: Sequence[Path], what: str) -> None:
+    if files:
+        log.warning("%s: %d files, such as %s, %s", root, len(files), files[0].relative_to(root), what)
 
 
 def _format_of(file: Path, known: Sequence[FileFormat]) -> FileFormat | None:

@@ -55,7 +55,7 @@ class TextFiles(Source):
             try:
                 data = file.read_bytes()
                 self.position += len(data)
-                yield row, {"id": name, columns[0]: data.decode("utf-8")}
+                yield row, {"id": name, columns[0]: data.decode("utf-8-sig")}
             except UnicodeDecodeError as error:
                 yield row, f"{name}: not UTF-8 at byte {error.start}"
             except OSError as error:

@@ -130,7 +130,7 @@ class KL(ModelMeasure):
             logp = model.log_probabilities(rows, advance).tolist()
         gaps = [sample.logp - value for sample, value in zip(used, logp, strict=True)]
         kl = evaluated.bootstrap.mean(gaps)
-        log.info("KL from %s: %.4g [%.4g, %.4g] nats a sequence", config.reference, kl.value, kl.low, kl.high)
+        log.info("KL from %s: %s nats a sequence", config.reference, kl)
         return KLResults(
             len(used),
             by,
