@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -21,9 +22,14 @@ from transformers.activations import NewGELUActivation
 from objectives.view import Tags
 from phf.base.errors import ConfigError, PhfError
 from phf.config import ModelConfig
+from phf.store.tokenizer import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger("phf")
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
@@ -42,12 +48,14 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: i
     model = _from_checkpoint(config.start_from) if config.start_from else _from_random(config, tokenizer)
     _fuse_gelu(model)
     _learn_every_token(model)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    if vocabulary < len(tokenizer):
+    vocabulary, needed = model.get_input_embeddings().weight.shape[0], vocabulary_size(tokenizer)
+    if vocabulary < needed:
         raise PhfError(
-            f"{config.start_from} has {vocabulary} tokens, but the store's tokenizer has {len(tokenizer)}: "
+            f"{config.start_from} has {vocabulary} tokens, but the store's tokenizer has {needed}: "
             "tokenize the documents with the model's own tokenizer"
         )
+    if config.start_from:
+        _check_tokenizer(config.start_from, tokenizer)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and positions < config.context_length:
         raise ConfigError(
@@ -139,13 +147,23 @@ def add_control_tokens(
 
     Returns:
         The id of each token.
+
+    Raises:
+        PhfError: The tokenizer gives a control token the id of another token.
     """
-    num_old = len(tokenizer)
+    num_old = vocabulary_size(tokenizer)
+    known = {i: token for token, i in tokenizer.get_vocab().items()}
     tokenizer.add_tokens(list(tokens), special_tokens=True)
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    if vocabulary_size(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         # `mean_resizing` would draw the new rows from the covariance of the old ones.
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.resize_token_embeddings(vocabulary_size(tokenizer), mean_resizing=False)
     ids = list(tokenizer.convert_tokens_to_ids(list(tokens)))
+    for token, i in zip(tokens, ids, strict=True):
+        if known.get(i, token) != token:
+            raise PhfError(
+                f"the ids of the store's tokenizer have gaps, and {token} would get that of {known[i]!r}: "
+                "use tags that are ordinary text (objective.options.tag_texts)"
+            )
     learned = _added_tokens(start_from)
     new = [i for token, i in zip(tokens, ids, strict=True) if i >= num_old and learned.get(token) != i]
     generator = torch.Generator().manual_seed(seed)
@@ -184,10 +202,39 @@ def _added_tokens(start_from: str | None) -> dict[str, int]:
     """Returns the added tokens and their ids of the tokenizer in a local model folder; empty without one."""
     if start_from is None or not Path(start_from).is_dir():
         return {}
+    tokenizer = _own_tokenizer(start_from)
+    return {} if tokenizer is None else dict(tokenizer.get_added_vocab())
+
+
+def _own_tokenizer(start_from: str) -> Any:
+    """Loads the tokenizer that the weights came with; `None` if they came with none."""
+    folder = Path(_model_folder(start_from))
+    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None  # `transformers` would make an empty tokenizer
     try:
-        return dict(AutoTokenizer.from_pretrained(_model_folder(start_from)).get_added_vocab())
-    except (OSError, ValueError, KeyError):  # the folder holds weights only
-        return {}
+        return AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _check_tokenizer(start_from: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Checks that the weights know the store's tokens by the same ids.
+
+    Raises:
+        PhfError: A token has another id, or none, in the tokenizer of the weights.
+    """
+    own = _own_tokenizer(start_from)
+    if own is None:
+        log.warning("model.start_from: %s has no tokenizer: its ids are taken for the store's", start_from)
+        return
+    theirs = own.get_vocab()
+    differing = [token for token, i in tokenizer.get_vocab().items() if theirs.get(token) != i]
+    if differing:
+        raise PhfError(
+            f"model.start_from: {start_from} has another tokenizer than the store: {len(differing):,} "
+            f"tokens, such as {differing[0]!r}, have another id; tokenize the documents with its tokenizer "
+            "(tokenizer.name)"
+        )
 
 
 def _from_checkpoint(start_from: str) -> PreTrainedModel:
@@ -203,7 +250,7 @@ def _from_checkpoint(start_from: str) -> PreTrainedModel:
 
 def _from_random(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     tokens = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocabulary_size(tokenizer),
         "bos_token_id": tokenizer.eos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": None,

@@ -28,8 +28,15 @@ class ArrayWriter:
         self._file.write(bytes(len(_header(self.dtype, 0))))
 
     def append(self, values: ArrayLike) -> None:
-        """Appends values."""
-        array = np.asarray(values, dtype=self.dtype)
+        """Appends values.
+
+        Raises:
+            OverflowError: An integer does not fit the type.
+        """
+        given = np.asarray(values)
+        array = given.astype(self.dtype, copy=False)
+        if given.dtype.kind in "iu" and not np.array_equal(array, given):
+            raise OverflowError(f"{self._file.name}: a value does not fit {self.dtype}")
         self._file.write(array.tobytes())
         self.size += array.size
 

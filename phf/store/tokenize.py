@@ -37,7 +37,7 @@ from phf.documents.progress import ShardProgress
 from phf.documents.shards import BadRow, Shard, bring_scores, list_shards
 from phf.store.manifest import SplitCounts, StoreCounts, StoreManifest, published_scorer
 from phf.store.store import MANIFEST, SPLITS, Split, TokenStore, describe_columns
-from phf.store.tokenizer import SegmentEncoder, load_tokenizer, train_tokenizer
+from phf.store.tokenizer import SegmentEncoder, load_tokenizer, train_tokenizer, vocabulary_size
 from phf.store.writer import COLUMN_KINDS, ColumnWriter, EncodedDocuments, SplitWriter
 
 log = logging.getLogger("phf")
@@ -134,7 +134,7 @@ def _make(
         manifest.counts = counts = StoreCounts(**splits, empty_documents=num_empty, bad_rows=len(bad))
         if not counts.train.documents:
             raise PhfError(_nothing(counts, bad))
-        manifest.vocabulary = {"size": len(tokenizer), "eos_token": tokenizer.eos_token}
+        manifest.vocabulary = {"size": vocabulary_size(tokenizer), "eos_token": tokenizer.eos_token}
         manifest.scores = describe_columns(temporary, scorers)
         manifest.versions = {
             "phf": phf.__version__,
@@ -189,7 +189,7 @@ def _write(
         The size of each split, and the number of documents without tokens.
     """
     encoder = SegmentEncoder(tokenizer)
-    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+    dtype = np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.uint32
     num_empty = 0
     with ExitStack() as stack, ShardProgress("tokenize", shards) as progress:
         writers = {split: SplitWriter(stack, folder / split, dtype, scorers) for split in SPLITS}

@@ -45,6 +45,11 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The largest id and one. The number of tokens, `len(tokenizer)`, is smaller if ids have gaps."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
 def train_tokenizer(texts: Iterable[Sequence[str]], vocab_size: int) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE tokenizer that splits text into words as GPT-2's does.
 

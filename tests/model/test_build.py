@@ -2,14 +2,15 @@ import json
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.activations import ACT2FN
 
 from objectives.view import BAD_TAG, GOOD_TAG
 from phf.base.errors import ConfigError, PhfError
 from phf.config import ModelConfig
 from phf.model.build import add_control_tokens, build_model
-from phf.store.tokenizer import train_tokenizer
+from phf.store.tokenizer import train_tokenizer, vocabulary_size
 
 TAGS = (GOOD_TAG, BAD_TAG)
 TINY = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -133,3 +134,31 @@ def test_the_gelu_of_gpt2_is_one_operation_and_the_same_function():
     x = torch.linspace(-6, 6, 1001)
     torch.testing.assert_close(fused(x), ACT2FN[model.config.activation_function](x), rtol=1e-5, atol=1e-6)
     assert model.config.activation_function == "gelu_new"  # as it is exported
+
+
+def tokenizer_with_gaps(ids):
+    backend = Tokenizer(models.WordLevel({"<|endoftext|>": 0, **ids}, unk_token="<|endoftext|>"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+
+
+def test_ids_with_gaps_have_room_and_control_tokens_take_no_id_of_another():
+    text = tokenizer_with_gaps({"a": 2, "b": 300})
+    assert (len(text), vocabulary_size(text)) == (3, 301)
+    model = build_model(config(), text, seed=0)
+    assert model.get_input_embeddings().weight.shape[0] == 301
+    with pytest.raises(PhfError, match=r"have gaps, and <\|x\|> would get that of 'c': .*tag_texts"):
+        add_control_tokens(model, tokenizer_with_gaps({"a": 2, "c": 3}), ("<|x|>",), seed=0)
+
+
+def test_weights_with_another_tokenizer_are_refused(tmp_path, caplog):
+    text = tokenizer()
+    build_model(config(), text, seed=0).save_pretrained(tmp_path)
+    build_model(config(start_from=str(tmp_path)), text, seed=0)
+    assert "has no tokenizer: its ids are taken for the store's" in caplog.text
+    text.save_pretrained(tmp_path)
+    build_model(config(start_from=str(tmp_path)), text, seed=0)
+    ids = {token: i for token, i in text.get_vocab().items() if i}
+    swapped = tokenizer_with_gaps(dict(zip(ids, reversed(ids.values()), strict=True)))
+    with pytest.raises(PhfError, match=r"has another tokenizer than the store: .* have another id") as error:
+        build_model(config(start_from=str(tmp_path)), swapped, seed=0)
+    assert "\n" not in str(error.value)

@@ -136,6 +136,9 @@ def test_an_array_that_was_not_finished_is_not_an_array(tmp_path):
 
 
 def test_an_empty_array(tmp_path):
+    small = ArrayWriter(tmp_path / "small.npy", np.uint16)
+    with pytest.raises(OverflowError, match="a value does not fit uint16"), small:
+        small.append([1, 70_000])
     with ArrayWriter(tmp_path / "empty.npy", np.int64):
         pass
     assert open_array(tmp_path / "empty.npy").tolist() == []

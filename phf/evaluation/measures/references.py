@@ -29,6 +29,7 @@ from phf.inference.language_model import LanguageModel
 from phf.inference.sampler import GumbelSampler, Sampling, row_keys
 from phf.model.control_tokens import ControlTokens
 from phf.model.model_folder import find_model
+from phf.store.tokenizer import vocabulary_size
 from scorers.endpoint import Endpoint, EndpointError
 
 BATCH = 64
@@ -147,7 +148,7 @@ def _local(config: KLOptions, seed: int) -> Draw:
         )
     network.generation_config = GenerationConfig()  # its own settings would change the distribution
     # Token ids beyond the tokenizer's (a padded vocabulary) stand for no text, so they are banned too.
-    padding = tuple((i,) for i in range(len(tokenizer), network.config.vocab_size))
+    padding = tuple((i,) for i in range(vocabulary_size(tokenizer), network.config.vocab_size))
     model = LanguageModel(network, tokenizer, replace(control, tags=padding))
     prefix = control.prefix(ScenarioConfig(tag="none"))
     if config.max_tokens + len(prefix) > model.limit:
