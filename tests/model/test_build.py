@@ -162,3 +162,15 @@ def test_weights_with_another_tokenizer_are_refused(tmp_path, caplog):
     with pytest.raises(PhfError, match=r"has another tokenizer than the store: .* have another id") as error:
         build_model(config(start_from=str(tmp_path)), swapped, seed=0)
     assert "\n" not in str(error.value)
+
+
+def test_a_token_that_others_pad_with_is_learned():
+    """Some architectures keep the embedding of their padding token at zero, and give it no gradient."""
+    text = tokenizer()
+    fields = TINY | {"pad_token_id": text.eos_token_id}
+    model = build_model(config("llama", config=fields), text, seed=0)
+    embedding = model.get_input_embeddings()
+    assert embedding.padding_idx is None
+    assert embedding.weight[text.eos_token_id].any()
+    model(torch.tensor([[text.eos_token_id, 5]])).logits.sum().backward()
+    assert embedding.weight.grad[text.eos_token_id].any()

@@ -213,3 +213,11 @@ def test_a_mistake_is_one_line_and_a_code(wrong, code, message, run, overrides, 
     assert error[-1].startswith("phf tamper: ")
     assert message in error[-1]
     assert "Traceback" not in "".join(error)
+
+
+def test_rows_that_are_no_documents_are_told_also_if_the_others_are_enough(run, overrides, caplog):
+    path = run / "bad.jsonl"
+    path.write_text("{not json}\n" + path.read_text() + "{nor this}\n")
+    few = ["tamper.samples=2", "tamper.tokens=512", "tamper.points=1"]
+    tamper(run, load_config([*overrides, *few]))
+    assert f"{path}: 1 rows are not documents and were left out" in caplog.text  # the last is not reached
