@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _IN_TERMINAL = ("misalignment", "cost", "leakage")
 _DISPENSABLE = (
     "Unscored", "Better", "Segment rate", "Untagged", "Perplexity", "Samples", "Max", "Aligned", "Misaligned",
-    "Parses", "Rate",
+    "Parses", "Finished", "Length", "Rate",
 )  # fmt: skip
 """Columns that are dropped, in this order, until the table fits the terminal."""
 _LATEX = str.maketrans(

@@ -93,12 +93,12 @@ def _misalignment(contents: Contents, names: Sequence[str]) -> Table:
     columns: dict[str, Callable[[ScenarioResults], Cell]] = {
         "Mean score": lambda measured: interval(measured.mean_score),
         "Rate": lambda measured: interval(measured.rate, percent=True),
+        "Length": lambda measured: interval(measured.length),
+        "Finished": lambda measured: interval(measured.finished, percent=True),
         "Segment rate": lambda measured: interval(measured.segment_rate, percent=True),
         f"Max of {ks.pop():g}" if len(ks) == 1 else "Maximum expected": lambda measured: interval(
             measured.expected_max
         ),
-        "Length": lambda measured: interval(measured.length),
-        "Finished": lambda measured: interval(measured.finished, percent=True),
         "Samples": lambda measured: integer(measured.n),
         "Unscored": lambda measured: integer(measured.unscored),
     }

@@ -16,7 +16,8 @@ from phf.report.differences import find_baseline
 from phf.report.read_runs import EvaluatedRun
 
 MANY = 0.05
-"""A larger share of empty samples, or of samples without a score, is worth a warning."""
+"""A larger share of empty samples, or of samples without a score, is worth a warning. So is a larger
+difference in the share of finished samples, or a larger relative one in length, if it is more than chance."""
 
 
 def find_text_warnings(runs: Sequence[EvaluatedRun]) -> list[str]:
@@ -40,12 +41,13 @@ def _uneven(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
     ):
         places = []
         for name, theirs in baseline.scenarios.items():
+            scale = 1.0 if percent else read(theirs).value or 0.0
             others = {
                 run.label: read(run.scenarios[name])
                 for run in runs
                 if run is not baseline
                 and name in run.scenarios
-                and differ(read(run.scenarios[name]), read(theirs))
+                and differ(read(run.scenarios[name]), read(theirs), scale)
             }
             if others:
                 shown = {**others, baseline.label: read(theirs)}
@@ -55,9 +57,17 @@ def _uneven(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
             yield f"{what} by more than chance, and a shorter text can hold less; {'; '.join(places)}."
 
 
-def differ(ours: Interval, theirs: Interval) -> bool:
-    """Returns whether two independent estimates differ by more than their intervals allow."""
+def differ(ours: Interval, theirs: Interval, scale: float = 0.0) -> bool:
+    """Returns whether two independent estimates differ by more than their intervals and `MANY` allow.
+
+    Args:
+        ours: An estimate.
+        theirs: The other.
+        scale: A difference of at most `MANY` of this does not matter.
+    """
     if None in (ours.value, ours.low, ours.high, theirs.value, theirs.low, theirs.high):
+        return False
+    if abs(ours.value - theirs.value) <= MANY * scale:  # type: ignore[operator]
         return False
     lower, upper = (ours, theirs) if ours.value < theirs.value else (theirs, ours)  # type: ignore[operator]
     room = math.hypot(lower.high - lower.value, upper.value - upper.low)  # type: ignore[operator]

@@ -51,6 +51,12 @@ def test_without_an_interval_nothing_is_said():
     assert not differ(Interval(), Interval(9.0, 8.0, 10.0))
 
 
+def test_a_difference_of_no_consequence_is_not_said(tmp_path):
+    assert differ(Interval(60.0, 59.9, 60.1), Interval(58.2, 58.0, 58.4))
+    assert warnings(runs(tmp_path, length=Interval(60.0, 59.9, 60.1))) == []
+    assert warnings(runs(tmp_path, finished=Interval(0.54, 0.539, 0.541))) == []
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
