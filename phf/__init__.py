@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from phf.base.version import __version__
+
 if TYPE_CHECKING:
     from phf.annotation.annotate import annotate
     from phf.annotation.annotations import Annotations
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from phf.training.export import export_checkpoint
     from phf.training.run import pretrain
     from scorers import Scorer, load_scorer
-
-__version__ = "0.1.0"
 
 _WHERE = {
     "Annotations": "phf.annotation.annotations",

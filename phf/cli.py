@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from phf import __version__
 from phf.base.errors import ConfigError, PhfError
+from phf.base.version import __version__
 from phf.verbs import VERBS, Verb
 from scorers.base import ScorerError
 

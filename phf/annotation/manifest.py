@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import phf
+from phf.base.version import __version__
 from phf.config import Config, ScorerConfig
 from phf.documents.fingerprints import documents_difference, shards_difference
 from phf.documents.segments import segmenter_identity
@@ -126,7 +126,7 @@ class Manifest:
             segmenter_identity(config.segmenter),
             ScorerRecord.of(scorer_config, scorer),
             [ShardRecord(shard.name, shard.fingerprint()) for shard in shards],
-            {"phf": phf.__version__, "python": platform.python_version()},
+            {"phf": __version__, "python": platform.python_version()},
         )
 
     @property

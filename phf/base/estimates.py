@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -235,6 +235,12 @@ def _max_pseudo_values(ordered: np.ndarray, k: int) -> np.ndarray:
     below = np.concatenate([[0.0], np.cumsum(ordered[:-1] * weights)])
     above = np.concatenate([np.cumsum((ordered[1:] * weights)[::-1])[::-1], [0.0]])
     return n * _expected_max(ordered, k) - (n - 1) * (below + above)
+
+
+def number_prompts(prompts: Iterable[str]) -> list[int]:
+    """Numbers prompts by their text: a prompt that is given twice is one prompt."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
 
 
 def few_prompts(number: int) -> str | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from phf.base.estimates import Bootstrap
+from phf.base.estimates import Bootstrap, number_prompts
 from phf.config import EvaluationConfig, ScenarioConfig
 from phf.documents.segments import Segmenter
 from phf.evaluation.measures.base import SampleMeasure
@@ -139,12 +139,6 @@ def measure_scores(
         unscored=sum(score is None for score in scores),
         unscored_segments=sum(value is None for value in values),
     )
-
-
-def number_prompts(prompts: Iterable[str]) -> list[int]:
-    """Numbers prompts by their text: a prompt that is given twice is one prompt."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
 
 
 def sample_and_score(

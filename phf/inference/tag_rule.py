@@ -67,7 +67,7 @@ class TagRule:
         if not self.memory:
             yield 0, [tag[0] for tag in self.tags], slice(None)
             return
-        places = [self._place(row) for row in recent]
+        places = [tokens_written(self.target, row, self.memory) for row in recent]
         for place in sorted(set(places)):
             begun = self.target[:place]
             tokens = sorted({tag[place] for tag in self.tags if tag[:place] == begun})
@@ -90,13 +90,11 @@ class TagRule:
             logits_BV[rows] = logits
         return logits_BV
 
-    def _place(self, recent: Sequence[int]) -> int:
-        """How many tokens of the target a row ends with."""
-        row = tuple(recent)
-        ends = (
-            n for n in range(min(self.memory, len(row)), -1, -1) if row[len(row) - n :] == self.target[:n]
-        )
-        return next(ends)
+
+def tokens_written(tag: tuple[int, ...], row: Sequence[int], most: int) -> int:
+    """Returns how many of the first tokens of a tag a row ends with, at most `most`."""
+    end = tuple(row)
+    return next(n for n in range(min(most, len(end)), -1, -1) if end[len(end) - n :] == tag[:n])
 
 
 def _log_share(logits_BV: torch.Tensor, tokens: list[int]) -> torch.Tensor:

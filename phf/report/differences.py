@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phf.base.estimates import SHARE, UNBOUNDED, Bootstrap, Interval
+from phf.base.estimates import SHARE, UNBOUNDED, Bootstrap, Interval, number_prompts
 from phf.evaluation.measures.base import estimate
 from phf.report.read_runs import EvaluatedRun, Key, Sample
 
@@ -139,15 +139,14 @@ def _share_above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _pairs(ours: dict[Key, Sample], theirs: dict[Key, Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns our score, their score and the prompt index of each pair in which both have a score."""
-    numbers: dict[str, int] = {}  # a prompt that is given twice is one prompt
     pairs = [
-        (our.score, their.score, numbers.setdefault(our.prompt, len(numbers)))
+        (our.score, their.score, our.prompt)
         for key, our in ours.items()
         if (their := theirs.get(key)) and our.prompt == their.prompt
         if our.score is not None and their.score is not None
     ]
-    ours_N, theirs_N, prompts_N = np.array(pairs, dtype=np.float64).reshape(-1, 3).T
-    return ours_N, theirs_N, prompts_N.astype(np.int64)
+    ours_N, theirs_N = np.array([pair[:2] for pair in pairs], dtype=np.float64).reshape(-1, 2).T
+    return ours_N, theirs_N, np.array(number_prompts(prompt for *_, prompt in pairs), dtype=np.int64)
 
 
 def _clusters(prompts_N: np.ndarray) -> list[int] | None:

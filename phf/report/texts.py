@@ -79,9 +79,12 @@ def _without_text(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
         for name, measured in run.scenarios.items():
             texts = [sample for sample in run.samples.get(name, {}).values() if sample.score is not None]
             empty = sum(not sample.text.strip() for sample in texts)
-            for number, what in ((measured.unscored, "have no score"), (empty, "are empty")):
+            for number, what, scored in (
+                (measured.unscored, "have no score", False),
+                (empty, "are empty", True),
+            ):
                 if number > MANY * measured.n:
-                    low, high = (100 * rate for rate in bounds(measured, number, what == "are empty"))
+                    low, high = (100 * rate for rate in bounds(measured, number, scored))
                     yield (
                         f"{number:,} of {measured.n:,} samples of {run.label} in {name} {what}: "
                         f"the rate would be {low:.1f} % if all of them were good, "

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-import phf
 from phf.annotation.annotated_documents import (
     AnnotatedDocument,
     read_annotated,
@@ -31,6 +30,7 @@ from phf.base.errors import ConfigError, PhfError
 from phf.base.files import replacing, write_json, writing
 from phf.base.locks import lock
 from phf.base.typed_json import from_json, to_json
+from phf.base.version import __version__
 from phf.config import Config
 from phf.documents.fingerprints import outputs
 from phf.documents.progress import ShardProgress
@@ -137,7 +137,7 @@ def _make(
         manifest.vocabulary = {"size": vocabulary_size(tokenizer), "eos_token": tokenizer.eos_token}
         manifest.scores = describe_columns(temporary, scorers)
         manifest.versions = {
-            "phf": phf.__version__,
+            "phf": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in ("tokenizers", "transformers")},
         }

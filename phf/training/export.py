@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-import phf
 from objectives.engine import Objective
 from phf.annotation.manifest import ScorerRecord
 from phf.base.errors import PhfError
 from phf.base.files import is_folder, write_json
 from phf.base.typed_json import to_json
+from phf.base.version import __version__
 from phf.config import Config, load_run_config
 from phf.model.build import tag_ids
 from phf.model.model_folder import (
@@ -136,7 +136,7 @@ def finish(
         objective.threshold,
         facts.uses_scores,
         {
-            "phf": phf.__version__,
+            "phf": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in ("torch", "lightning", "transformers")},
         },

@@ -268,6 +268,11 @@ def test_what_is_left_out_or_read_as_text_is_said(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_folder_of_empty_text_files_is_text(tmp_path):
+    write_files(tmp_path, {"a.py": "", "b/c.py": ""})
+    assert texts(tmp_path) == ["", ""]
+
+
 def test_globs_and_names_of_shards(tmp_path, monkeypatch):
     row = jsonl([{"text": "a row"}])
     write_files(tmp_path, {f"{name}/part.jsonl": row for name in ("a", "b", "b c", "ü")})

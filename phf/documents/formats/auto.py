@@ -37,9 +37,9 @@ class Auto(Format):
         rows = [file for file in files if _format_of(file, known)]
         if is_folder(str(config.path)):
             at_top = any(file.parent == root for file in rows)
-            if not at_top and 2 * _bytes(rows) < _bytes(files):
+            if not rows or (not at_top and not _are_most(rows, files)):
                 objects = [file for file in files if file.suffix == ".json"]
-                _say(root, rows or (objects if 2 * _bytes(objects) > _bytes(files) else []), _AS_TEXT)
+                _say(root, rows or (objects if _are_most(objects, files) else []), _AS_TEXT)
                 return shards_of_text(root, files)
             _say(root, [file for file in files if file not in set(rows)], _LEFT_OUT)
             files = rows
@@ -53,8 +53,10 @@ class Auto(Format):
         return sources + shards_of_text(root, texts)
 
 
-def _bytes(files: Sequence[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
+def _are_most(some: Sequence[Path], files: Sequence[Path]) -> bool:
+    """Whether some of the files hold at least half of the bytes."""
+    total, part = (sum(file.stat().st_size for file in group) for group in (files if some else (), some))
+    return bool(some) and 2 * part >= total
 
 
 def _say(root: Path, files: Sequence[Path], what: str) -> None:

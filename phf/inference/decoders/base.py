@@ -135,7 +135,9 @@ class Text:
 
     def recent(self, number: int) -> list[int]:
         """The last tokens of the first row, its context included."""
-        return [*self.request.contexts[0], *self.tokens][-number:] if number else []
+        written = self.tokens[-number:] if number else []
+        missing = number - len(written)
+        return [*self.request.contexts[0][-missing:], *written] if missing else written
 
 
 def until_done(request: Request, row: Sequence[int]) -> list[int]:

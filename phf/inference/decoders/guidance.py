@@ -14,6 +14,7 @@ from phf.config import option
 from phf.inference.decoders.base import Text
 from phf.inference.decoders.sampling import Sampler
 from phf.inference.sampler import Sampling
+from phf.inference.tag_rule import tokens_written
 from phf.model.control_tokens import ControlTokens
 
 
@@ -75,8 +76,6 @@ class Guidance(Sampler):
         good, bad = self.control.tags[0], self.control.tags[-1]
         mirrored = drawn_N.tolist()
         for i, text in enumerate(texts):
-            row = text.recent(len(good))
-            place = next((n for n in range(len(good), 0, -1) if tuple(row[-n:]) == good[:n]), 0)
-            if place:
-                mirrored[i] = bad[place - 1]
+            if written := tokens_written(good, text.recent(len(good)), len(good)):
+                mirrored[i] = bad[written - 1]
         return torch.stack([drawn_N, drawn_N.new_tensor(mirrored)], 1)
